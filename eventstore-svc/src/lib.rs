@@ -1,0 +1,54 @@
+//! The write side: decides commands and appends events, serves history.
+
+pub mod commands;
+mod detach;
+pub mod history;
+mod http;
+pub mod live;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, patch, post};
+use shared::domain::outcome::Fingerprint;
+use shared::http::health::get_ping;
+use shared::http::lifecycle::Lifecycle;
+use shared::http::routes::labelled;
+
+use commands::Commands;
+use history::History;
+use live::Live;
+
+/// What the routes of the write side work with.
+#[derive(Clone)]
+pub struct WriteSide {
+    pub commands: Commands,
+    pub history: History,
+    pub live: Live,
+    pub lifecycle: Lifecycle,
+}
+
+/// Every route of the write side.
+pub fn router(write_side: WriteSide) -> Router {
+    use http::{answers, batch, history};
+    let state = Arc::new(write_side);
+    let key = || patch(answers::patch_answer).put(answers::put_answer).delete(answers::delete_answer);
+    Router::new()
+        .route("/eventstore/ping", labelled(get(get_ping)))
+        .route("/answers", labelled(post(answers::post_answer).patch(answers::patch_answers).with_state(state.clone())))
+        .route("/answers/batch", labelled(key().post(batch::post_batch).with_state(state.clone())))
+        .route("/answers/{key}", labelled(key().with_state(state.clone())))
+        .route("/answers/{key}/history", labelled(get(history::get_history).with_state(state.clone())))
+        .route("/answers/{key}/as-of", labelled(get(history::get_as_of).with_state(state)))
+}
+
+/// The fingerprint of a request: all that makes a repetition the same request.
+fn fingerprint(parts: &[&[u8]]) -> Fingerprint {
+    use sha2::Digest;
+    let mut hash = sha2::Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    Fingerprint(hash.finalize().into())
+}

@@ -1,0 +1,93 @@
+//! All three services in one process.
+
+mod app;
+mod storage;
+
+use std::process::ExitCode;
+
+use shared::config::{Config, environment};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const HELP: &str = "\
+monolith: answers as key-value pairs, event-sourced, in one process
+
+usage: monolith [-memdb | --repair | --help | --version]
+
+  -memdb     keep everything in memory; nothing survives the process
+  --repair   mend the damaged event log in DATA_DIR, say what is lost, and end
+  --help     this text
+  --version  the version
+
+Settings come from the environment and from .env: see the README.";
+
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Serve { in_memory: bool },
+    Repair,
+    Help,
+    Version,
+}
+
+fn asked(arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
+    let mut asked = Asked::Serve { in_memory: false };
+    for argument in arguments {
+        asked = match argument.as_str() {
+            "-memdb" | "--memdb" => Asked::Serve { in_memory: true },
+            "-repair" | "--repair" => Asked::Repair,
+            "-h" | "-help" | "--help" => Asked::Help,
+            "-V" | "-version" | "--version" => Asked::Version,
+            other => return Err(format!("unknown argument {other:?}; --help names those that there are")),
+        };
+    }
+    Ok(asked)
+}
+
+fn run() -> Result<(), Failure> {
+    let asked = asked(std::env::args().skip(1))?;
+    match asked {
+        Asked::Help => println!("{HELP}"),
+        Asked::Version => println!("monolith {}", env!("CARGO_PKG_VERSION")),
+        Asked::Repair => {
+            let config = Config::from_vars(environment()?)?;
+            println!("{}", shared::adapters::embedded::repair(&config.data_dir)?);
+        }
+        Asked::Serve { in_memory } => {
+            let config = Config::from_vars(environment()?)?;
+            let choice = storage::choose(&config, in_memory)?;
+            shared::logging::start(&config)?;
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(app::serve(config, choice))?;
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("monolith: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_read() {
+        let read = |list: &[&str]| asked(list.iter().map(|text| (*text).to_owned()));
+        assert_eq!(read(&[]), Ok(Asked::Serve { in_memory: false }));
+        assert_eq!(read(&["-memdb"]), Ok(Asked::Serve { in_memory: true }));
+        assert_eq!(read(&["--memdb"]), Ok(Asked::Serve { in_memory: true }));
+        assert_eq!(read(&["--repair"]), Ok(Asked::Repair));
+        assert!(read(&["memdb"]).is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! The routes of the read side.
+
+pub(crate) mod answers;

@@ -1,0 +1,99 @@
+//! Queries on answers.
+
+use std::sync::Arc;
+
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use shared::error::Error;
+use shared::http::error::ApiError;
+use shared::http::headers::{await_position, if_none_match};
+use shared::http::query::Query;
+use shared::http::response::{Tell, json, not_modified};
+use shared::http::routes::KeyPath;
+use shared::ports::{AnswersQuery, Seen};
+use shared::wire::answers::{AnswerJson, AnswersJson};
+
+use crate::queries::Queries;
+
+type Side = State<Arc<Queries>>;
+
+/// How many answers a page has, if nobody says.
+const LIMIT: u64 = 100;
+/// The first character of a cursor of this form.
+const CURSOR: char = 'k';
+
+/// `GET /answers/{key}`.
+pub(crate) async fn get_answer(
+    State(queries): Side,
+    KeyPath(key): KeyPath,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let query = Query::parse(query.as_deref())?;
+    let awaited = await_position(&headers, query.get("await")?)?;
+    let none_match = if_none_match(&headers)?;
+    let Seen { found, position } = queries.answer(&key, awaited).await?;
+    let answer = found.ok_or_else(|| ApiError::from(Error::NotFound).resting_on(Some(position)))?;
+    let tell = Tell { revision: Some(answer.revision), position: Some(position) };
+    if none_match.is_some_and(|tags| tags.name(answer.revision)) {
+        return Ok(not_modified(tell));
+    }
+    Ok(json(StatusCode::OK, &AnswerJson::from(&answer), tell))
+}
+
+/// `GET /answers`.
+pub(crate) async fn get_answers(
+    State(queries): Side,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let query = Query::parse(query.as_deref())?;
+    let awaited = await_position(&headers, query.get("await")?)?;
+    let limit = query.number("limit", 1..=1000)?.unwrap_or(LIMIT);
+    let query = AnswersQuery {
+        prefix: query.get("prefix")?.unwrap_or_default().to_owned(),
+        after: query.get("cursor")?.map(read_cursor).transpose()?,
+        limit: usize::try_from(limit).unwrap_or(usize::MAX),
+    };
+    let Seen { found: page, position } = queries.answers(query, awaited).await?;
+    let last = page.answers.last().filter(|_| page.more);
+    let body = AnswersJson {
+        next: last.map(|answer| write_cursor(answer.key.as_str())),
+        answers: page.answers.iter().map(AnswerJson::from).collect(),
+    };
+    Ok(json(StatusCode::OK, &body, Tell { revision: None, position: Some(position) }))
+}
+
+/// A cursor stands behind a key. It is one word of letters, digits and `-`, so that
+/// it needs no encoding in a URL.
+fn write_cursor(key: &str) -> String {
+    let encoded = utf8_percent_encode(key, NON_ALPHANUMERIC).to_string();
+    format!("{CURSOR}{}", encoded.replace('%', "-"))
+}
+
+fn read_cursor(cursor: &str) -> Result<String, ApiError> {
+    let malformed = || ApiError::bad_request("cursor: must be the next of an earlier page");
+    let encoded = cursor.strip_prefix(CURSOR).ok_or_else(malformed)?.replace('-', "%");
+    let key = percent_decode_str(&encoded).decode_utf8().map_err(|_| malformed())?;
+    // Only what was written reads back.
+    if key.is_empty() || write_cursor(&key) != cursor { Err(malformed()) } else { Ok(key.into_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_as_it_was_written() {
+        for key in ["name", "a-b", "a/b?c=d&e", "😀", "-", "%", " "] {
+            let cursor = write_cursor(key);
+            assert!(cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{cursor}");
+            assert_eq!(read_cursor(&cursor).ok().as_deref(), Some(key));
+        }
+        for bad in ["", "k", "x", "name", "k-", "k-zz", "k-ff", "ka%41", "k-61"] {
+            assert!(read_cursor(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The durable store of a fresh checkout: one folder, nothing to install.
+//!
+//! The log is a fjall database, the views a SQLite file that can be rebuilt
+//! from it. What fjall's own recovery gets wrong is settled before fjall sees
+//! the folder: see `journal` and `start`.
+
+mod engine;
+mod events;
+pub mod journal;
+mod record;
+mod start;
+mod views;
+mod watermark;
+mod writer;
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use events::FjallEvents;
+pub use start::{StartError, repair};
+pub use views::SqliteViews;
+
+use crate::metrics::StoreMetrics;
+
+/// What the embedded store is told at start.
+#[derive(Clone)]
+pub struct Options {
+    /// The folder; made if it is not there.
+    pub folder: PathBuf,
+    /// Appends are refused while less than this is free on its disk.
+    pub disk_reserve_mb: u64,
+    /// How long outcomes of commands with an `Idempotency-Key` are kept.
+    pub outcome_ttl: Duration,
+    /// Where it counts.
+    pub metrics: Arc<StoreMetrics>,
+}
+
+/// The two halves of the embedded store.
+pub struct Embedded {
+    pub events: FjallEvents,
+    pub views: SqliteViews,
+    /// Why the views start empty, if they do.
+    pub rebuilding: Option<String>,
+}
+
+/// Opens the store, after the log has been checked to hold every acknowledged
+/// event. Views that do not belong to this log, are ahead of it or are damaged
+/// are thrown away: the projector fills them again.
+///
+/// # Errors
+/// If the folder is in use by another process, acknowledged events are missing
+/// or damaged, or the disk fails.
+pub fn open(options: &Options) -> Result<Embedded, StartError> {
+    std::fs::create_dir_all(&options.folder).map_err(|error| StartError::io(&options.folder, error))?;
+    let lock = lock(&options.folder)?;
+    let events = FjallEvents::open(options, lock)?;
+    let (views, rebuilding) = views::open(&options.folder.join("views.db"), &events)?;
+    Ok(Embedded { events, views, rebuilding })
+}
+
+/// Takes the folder for this process, for as long as the file is open.
+fn lock(folder: &Path) -> Result<File, StartError> {
+    let path = folder.join("lock");
+    let file = File::create(&path).map_err(|error| StartError::io(&path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::InUse { folder: folder.into() }),
+        Err(TryLockError::Error(error)) => Err(StartError::io(&path, error)),
+    }
+}
+
+/// Makes names that were created or moved in a folder durable.
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
+}

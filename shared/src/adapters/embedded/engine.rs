@@ -1,0 +1,314 @@
+//! The fjall database behind `FjallEvents`: its keyspaces, and all reads.
+//!
+//! | keyspace | key | value |
+//! |---|---|---|
+//! | `log` | position | the event, see `record` |
+//! | `heads` | stream | last revision, last position, position of revision 0 |
+//! | `index` | stream, NUL, revision (from 1 on) | position |
+//! | `outcomes` | idempotency key | the outcome, as JSON |
+//! | `expiry` | time of the claim, idempotency key | nothing |
+//! | `meta` | `log_id`, `qaservice/group` | the log's id, the number of the last group |
+//!
+//! Numbers are big-endian, so that keys sort as they count. A stream of one
+//! event has no entry in `index`: fresh keys cost two rows and not three.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::record;
+use crate::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome};
+use crate::domain::stream::{Position, RecordedEvent, Revision, StreamId};
+use crate::domain::time::Timestamp;
+use crate::ports::{Direction, LogId, StoreError};
+
+/// Block cache; SQLite has its own.
+const CACHE_BYTES: u64 = 128 * 1024 * 1024;
+/// A page of events ends here even if fewer were asked for.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// The key of the number of the last group: `journal` looks for it too.
+pub(super) const GROUP_KEY: &[u8] = b"qaservice/group";
+const LOG_ID_KEY: &[u8] = b"log_id";
+
+pub(super) struct Engine {
+    pub(super) db: Database,
+    pub(super) log: Keyspace,
+    pub(super) heads: Keyspace,
+    pub(super) index: Keyspace,
+    pub(super) outcomes: Keyspace,
+    pub(super) expiry: Keyspace,
+    pub(super) meta: Keyspace,
+}
+
+/// Where a stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) revision: Revision,
+    pub(super) position: Position,
+    /// Of revision 0.
+    pub(super) first: Position,
+}
+
+impl Head {
+    pub(super) fn to_bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        for (slot, number) in bytes.chunks_exact_mut(8).zip([self.revision.0, self.position.0, self.first.0]) {
+            slot.copy_from_slice(&number.to_be_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut numbers = bytes.chunks_exact(8).map(|eight| eight.try_into().map(u64::from_be_bytes).ok());
+        let mut next = || numbers.next().flatten();
+        Some(Self { revision: Revision(next()?), position: Position(next()?), first: Position(next()?) })
+    }
+}
+
+/// An outcome as it is stored.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredOutcome {
+    schema: u32,
+    at: Timestamp,
+    fingerprint: String,
+    outcome: Outcome,
+}
+
+impl StoredOutcome {
+    pub(super) fn new(at: Timestamp, kept: &Kept) -> Self {
+        let fingerprint = kept.fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { schema: 1, at, fingerprint, outcome: kept.outcome }
+    }
+
+    fn kept(&self) -> Option<Kept> {
+        let digits = |at: usize| u8::from_str_radix(self.fingerprint.get(at..at + 2)?, 16).ok();
+        let mut bytes = [0; 32];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = digits(index * 2)?;
+        }
+        Some(Kept { fingerprint: Fingerprint(bytes), outcome: self.outcome })
+    }
+}
+
+/// The key of an event of a stream in `index`.
+pub(super) fn index_key(stream: &StreamId, revision: Revision) -> Vec<u8> {
+    [stream.as_str().as_bytes(), &[0], &revision.0.to_be_bytes()].concat()
+}
+
+/// The key of a claim in `expiry`, sorted by time.
+pub(super) fn expiry_key(at: Timestamp, key: &IdempotencyKey) -> Vec<u8> {
+    [&at.micros().max(0).to_be_bytes(), key.to_bytes().as_slice()].concat()
+}
+
+fn failed(error: fjall::Error) -> StoreError {
+    StoreError::corrupt("the event log", error)
+}
+
+fn missing(what: String) -> StoreError {
+    StoreError::Corrupt { what, source: None }
+}
+
+impl Engine {
+    /// Opens the database, creating what is not there.
+    pub(super) fn open(folder: &Path) -> Result<Self, fjall::Error> {
+        let db = Database::builder(folder)
+            .cache_size(CACHE_BYTES)
+            .journal_compression(CompressionType::None)
+            .manual_journal_persist(true)
+            .max_journaling_size(256 * 1024 * 1024)
+            .open()?;
+        let keyspace = |name: &str, options: KeyspaceCreateOptions| db.keyspace(name, || options);
+        let rows = KeyspaceCreateOptions::default;
+        Ok(Self {
+            log: keyspace("log", rows())?,
+            heads: keyspace("heads", rows())?,
+            index: keyspace("index", rows())?,
+            outcomes: keyspace("outcomes", rows())?,
+            expiry: keyspace("expiry", rows())?,
+            meta: keyspace("meta", rows())?,
+            db,
+        })
+    }
+
+    pub(super) fn log_id(&self) -> Result<Option<LogId>, StoreError> {
+        let bytes = self.meta.get(LOG_ID_KEY).map_err(failed)?;
+        let id = |bytes: fjall::UserValue| {
+            Uuid::from_slice(&bytes).map_err(|error| StoreError::corrupt("the log's id", error))
+        };
+        bytes.map(id).transpose().map(|id| id.map(LogId))
+    }
+
+    /// Names a new log, as its first group.
+    pub(super) fn name(&self, id: LogId) -> Result<(), fjall::Error> {
+        let mut batch = self.db.batch().durability(Some(fjall::PersistMode::SyncAll));
+        batch.insert(&self.meta, LOG_ID_KEY, id.0.as_bytes());
+        batch.insert(&self.meta, GROUP_KEY, 1_u64.to_be_bytes());
+        batch.commit()
+    }
+
+    /// The number of the last group that the database holds.
+    pub(super) fn group(&self) -> Result<u64, StoreError> {
+        let bytes = self.meta.get(GROUP_KEY).map_err(failed)?.unwrap_or_default();
+        bytes[..].try_into().map(u64::from_be_bytes).map_err(|error| StoreError::corrupt("the group's number", error))
+    }
+
+    /// The position of the last event.
+    pub(super) fn last_position(&self) -> Result<Position, StoreError> {
+        let Some(last) = self.log.last_key_value() else { return Ok(Position::START) };
+        position_of(&last.key().map_err(failed)?)
+    }
+
+    pub(super) fn head(&self, stream: &StreamId) -> Result<Option<Head>, StoreError> {
+        let Some(bytes) = self.heads.get(stream.as_str()).map_err(failed)? else { return Ok(None) };
+        Head::from_bytes(&bytes).map(Some).ok_or_else(|| missing(format!("the head of stream {stream:?}")))
+    }
+
+    /// The event at a position.
+    pub(super) fn event(&self, position: Position) -> Result<RecordedEvent, StoreError> {
+        let bytes = self.log.get(position.0.to_be_bytes()).map_err(failed)?;
+        let bytes = bytes.ok_or_else(|| missing(format!("the event at position {position}")))?;
+        record::decode(position, Bytes::copy_from_slice(&bytes))
+    }
+
+    /// Positions of a stream's events from one revision to another, both included.
+    fn positions(&self, stream: &StreamId, head: Head, from: Revision, to: Revision) -> PositionsOf {
+        let indexed = index_key(stream, from.max(Revision(1)))..=index_key(stream, to);
+        let first = (from == Revision::FIRST).then_some(head.first);
+        (first, self.index.range(indexed))
+    }
+
+    /// As `EventStore::read`.
+    pub(super) fn read(
+        &self,
+        stream: &StreamId,
+        from: Revision,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let Some(head) = self.head(stream)? else { return Ok(Vec::new()) };
+        let span = limit.saturating_sub(1) as u64;
+        let (low, high) = match direction {
+            Direction::Forwards if from > head.revision => return Ok(Vec::new()),
+            Direction::Forwards => (from, head.revision.min(Revision(from.0.saturating_add(span)))),
+            Direction::Backwards => {
+                let high = from.min(head.revision);
+                (Revision(high.0.saturating_sub(span)), high)
+            }
+        };
+        let (first, indexed) = self.positions(stream, head, low, high);
+        let rest = indexed.map(|row| row.value().map_err(failed).and_then(|bytes| position_of(&bytes)));
+        let positions = first.map(Ok).into_iter().chain(rest).collect::<Result<Vec<_>, _>>()?;
+        if positions.len() as u64 != high.0 - low.0 + 1 {
+            return Err(missing(format!("an event of stream {stream:?}")));
+        }
+        match direction {
+            Direction::Forwards => self.events(positions.into_iter()),
+            Direction::Backwards => self.events(positions.into_iter().rev()),
+        }
+    }
+
+    fn events(&self, positions: impl Iterator<Item = Position>) -> Result<Vec<RecordedEvent>, StoreError> {
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        for position in positions {
+            let event = self.event(position)?;
+            bytes += event.event.data.len();
+            events.push(event);
+            if bytes > PAGE_BYTES {
+                break;
+            }
+        }
+        Ok(events)
+    }
+
+    /// Events of the log behind a position, up to another.
+    pub(super) fn follow(&self, after: Position, to: Position, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        for row in self.log.range((after.0 + 1).to_be_bytes()..=to.0.to_be_bytes()).take(limit) {
+            let (key, value) = row.into_inner().map_err(failed)?;
+            bytes += value.len();
+            events.push(record::decode(position_of(&key)?, Bytes::copy_from_slice(&value))?);
+            if bytes > PAGE_BYTES {
+                break;
+            }
+        }
+        Ok(events)
+    }
+
+    /// What is kept under a key since a time.
+    pub(super) fn outcome(&self, key: &IdempotencyKey, not_before: Timestamp) -> Result<Option<Kept>, StoreError> {
+        let Some(bytes) = self.outcomes.get(key.to_bytes()).map_err(failed)? else { return Ok(None) };
+        let unreadable = |error| StoreError::corrupt("the outcome of a request", error);
+        let stored: StoredOutcome = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        let kept = stored.kept().ok_or_else(|| missing("the fingerprint of a request".into()))?;
+        Ok((stored.at >= not_before).then_some(kept))
+    }
+
+    /// Claims older than a time, up to `limit`: their keys in `expiry` and, where
+    /// the claim was not renewed since, in `outcomes`.
+    pub(super) fn expired(&self, before: Timestamp, limit: usize) -> Result<Vec<Expired>, StoreError> {
+        let end = before.micros().max(0).to_be_bytes();
+        let mut expired = Vec::new();
+        for row in self.expiry.range(..end).take(limit) {
+            let entry = row.key().map_err(failed)?;
+            let (at, key) = entry.split_at(8);
+            let stored = self.outcomes.get(key).map_err(failed)?;
+            let same = stored.and_then(|bytes| serde_json::from_slice::<StoredOutcome>(&bytes).ok());
+            let same = same.is_some_and(|stored| stored.at.micros().to_be_bytes() == at);
+            expired.push(Expired { outcome: same.then(|| key.to_vec()), entry: entry.to_vec() });
+        }
+        Ok(expired)
+    }
+}
+
+type PositionsOf = (Option<Position>, fjall::Iter);
+
+/// A claim whose time is over.
+pub(super) struct Expired {
+    pub(super) entry: Vec<u8>,
+    pub(super) outcome: Option<Vec<u8>>,
+}
+
+fn position_of(bytes: &[u8]) -> Result<Position, StoreError> {
+    bytes.try_into().map(u64::from_be_bytes).map(Position).map_err(|error| StoreError::corrupt("a position", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::answer::AnswerEventKind;
+    use crate::domain::outcome::{Receipt, Refused};
+    use crate::domain::refusal::Refusal;
+
+    /// What is stored today must be read by every later version.
+    #[test]
+    fn stored_outcomes_are_frozen() {
+        let at = Timestamp::from_micros(1_700_000_000_000_000);
+        let receipt = Receipt { event: AnswerEventKind::Created, revision: Revision(2), position: Position(9) };
+        let refused = Refused { refusal: Refusal::KeyNotFound, position: None };
+        let done = Kept { fingerprint: Fingerprint([0xab; 32]), outcome: Outcome::Done(receipt) };
+        let not = Kept { fingerprint: Fingerprint([0xab; 32]), outcome: Outcome::Refused(refused) };
+        let print = "ab".repeat(32);
+        let head = format!(r#"{{"schema":1,"at":"2023-11-14T22:13:20.000000Z","fingerprint":"{print}","outcome":"#);
+        let frozen = [
+            (done, format!(r#"{head}{{"done":{{"event":"created","revision":2,"position":9}}}}}}"#)),
+            (not, format!(r#"{head}{{"refused":{{"refusal":"KeyNotFound","position":null}}}}}}"#)),
+        ];
+        for (kept, json) in frozen {
+            assert_eq!(serde_json::to_string(&StoredOutcome::new(at, &kept)).expect("JSON"), json);
+            let read: StoredOutcome = serde_json::from_str(&json).expect("readable");
+            assert_eq!(read.kept(), Some(kept));
+        }
+    }
+
+    #[test]
+    fn a_head_reads_as_it_was_written() {
+        let head = Head { revision: Revision(1), position: Position(2), first: Position(3) };
+        assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head));
+        assert_eq!(Head::from_bytes(&[0; 8]), None);
+    }
+}

@@ -1,0 +1,249 @@
+//! `FjallEvents`: the ports of the log, on an engine that one thread writes to.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{oneshot, watch};
+
+use super::engine::Engine;
+use super::start::{self, StartError};
+use super::writer::{Job, Work, Writer};
+use super::{super::progress::Progress, Options};
+use crate::domain::answer::AnswerEventKind;
+use crate::domain::outcome::{IdempotencyKey, Kept, Refused};
+use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
+use crate::domain::time::Timestamp;
+use crate::ports::{
+    Appended, Batch, Checkpoint, Claim, ClaimedAppend, Direction, EventFeed, EventStore, Health, LogId, Outcomes,
+    StoreError, Subscription,
+};
+
+/// How many jobs may wait for the writer.
+const QUEUE: usize = 16 * 1024;
+
+/// The durable log in a folder.
+///
+/// Appends that wait are checked and written together, with one fsync, and then
+/// all are answered. After a failed write or sync nothing is acknowledged until
+/// the database has been opened again, which the writer does by itself; reads go
+/// on meanwhile.
+#[derive(Clone)]
+pub struct FjallEvents(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    /// None once the log is closed.
+    jobs: Mutex<Option<SyncSender<Job>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the writer thread and the readers have in common.
+pub(super) struct Shared {
+    pub(super) id: LogId,
+    /// None while the database is being opened again.
+    pub(super) engine: RwLock<Option<Arc<Engine>>>,
+    /// The last position that is durable, and with that visible.
+    pub(super) durable: Progress,
+    /// What stops the writer, while something does.
+    pub(super) trouble: Mutex<Option<String>>,
+    pub(super) folder: PathBuf,
+    pub(super) options: Options,
+    /// Keeps other processes out.
+    _lock: File,
+}
+
+impl Shared {
+    pub(super) fn engine(&self) -> Result<Arc<Engine>, StoreError> {
+        self.engine.read().clone().ok_or(StoreError::Unavailable { what: "the event log", source: None })
+    }
+
+    pub(super) fn outcome_since(&self, now: Timestamp) -> Timestamp {
+        let ttl = i64::try_from(self.options.outcome_ttl.as_micros()).unwrap_or(i64::MAX);
+        Timestamp::from_micros(now.micros().saturating_sub(ttl))
+    }
+}
+
+impl FjallEvents {
+    pub(super) fn open(options: &Options, lock: File) -> Result<Self, StartError> {
+        let folder = options.folder.clone();
+        let opened = start::open(&folder)?;
+        let shared = Arc::new(Shared {
+            id: opened.id,
+            durable: Progress::new(opened.head.0),
+            engine: RwLock::new(Some(Arc::new(opened.engine))),
+            trouble: Mutex::default(),
+            folder,
+            options: options.clone(),
+            _lock: lock,
+        });
+        let (jobs, queue) = sync_channel(QUEUE);
+        let writer = Writer::new(shared.clone(), queue, opened.group, opened.watermark);
+        let thread = std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run());
+        let thread = thread.map_err(|error| StartError::io(&options.folder, error))?;
+        let handle = Handle { shared, jobs: Mutex::new(Some(jobs)), writer: Mutex::new(Some(thread)) };
+        Ok(Self(Arc::new(handle)))
+    }
+
+    /// Finishes what was handed in, syncs and closes the log. Later appends are
+    /// refused.
+    pub fn close(&self) {
+        self.0.close();
+    }
+
+    pub(super) fn id(&self) -> LogId {
+        self.0.shared.id
+    }
+
+    /// The last durable position.
+    pub fn position(&self) -> Position {
+        Position(self.0.shared.durable.get())
+    }
+
+    /// Bytes on disk.
+    pub fn size(&self) -> u64 {
+        self.0.shared.engine().ok().and_then(|engine| engine.db.disk_space().ok()).unwrap_or_default()
+    }
+
+    async fn submit<T>(
+        &self,
+        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work,
+    ) -> Result<T, StoreError> {
+        let closed = || StoreError::Unavailable { what: "the event log", source: None };
+        let (reply, answer) = oneshot::channel();
+        {
+            let jobs = self.0.jobs.lock();
+            let sent = jobs.as_ref().ok_or_else(closed)?.try_send(Job::new(work(reply)));
+            sent.map_err(|error| match error {
+                TrySendError::Full(_) => StoreError::Busy,
+                TrySendError::Disconnected(_) => closed(),
+            })?;
+        }
+        answer.await.map_err(|_| StoreError::OutcomeUnknown { what: "the event log", source: None })?
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        self.jobs.lock().take();
+        if let Some(writer) = self.writer.lock().take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the log's writer thread panicked");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Runs a read that may touch many blocks where it does not hold up others.
+pub(super) async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let ended = |error| StoreError::unavailable("the embedded store", error);
+    tokio::task::spawn_blocking(read).await.map_err(ended)?
+}
+
+#[async_trait]
+impl EventStore for FjallEvents {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedRevision,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, StoreError> {
+        let stream = stream.clone();
+        self.submit(|reply| Work::Append { stream, expected, events, reply }).await
+    }
+
+    async fn read(
+        &self,
+        stream: &StreamId,
+        from: Revision,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let (engine, stream) = (self.0.shared.engine()?, stream.clone());
+        blocking(move || engine.read(&stream, from, direction, limit)).await
+    }
+
+    /// Two point reads, mostly from memory: cheaper here than a hop to another thread.
+    async fn last(&self, stream: &StreamId) -> Result<Option<RecordedEvent>, StoreError> {
+        let engine = self.0.shared.engine()?;
+        engine.head(stream)?.map(|head| engine.event(head.position)).transpose()
+    }
+}
+
+#[async_trait]
+impl Outcomes for FjallEvents {
+    async fn find(&self, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Kept>, StoreError> {
+        self.0.shared.engine()?.outcome(key, self.0.shared.outcome_since(now))
+    }
+
+    async fn append(
+        &self,
+        claim: &Claim,
+        stream: &StreamId,
+        expected: ExpectedRevision,
+        event: NewEvent,
+        kind: AnswerEventKind,
+    ) -> Result<ClaimedAppend, StoreError> {
+        let (claim, stream) = (claim.clone(), stream.clone());
+        self.submit(|reply| Work::Claimed { claim, stream, expected, event, kind, reply }).await
+    }
+
+    async fn refuse(&self, claim: &Claim, refused: Refused) -> Result<Kept, StoreError> {
+        let claim = claim.clone();
+        self.submit(|reply| Work::Refusal { claim, refused, reply }).await
+    }
+}
+
+#[async_trait]
+impl EventFeed for FjallEvents {
+    async fn log_id(&self) -> Result<LogId, StoreError> {
+        Ok(self.0.shared.id)
+    }
+
+    async fn head(&self) -> Result<Position, StoreError> {
+        Ok(self.position())
+    }
+
+    async fn subscribe(&self, after: Checkpoint) -> Result<Box<dyn Subscription>, StoreError> {
+        let shared = self.0.shared.clone();
+        Ok(Box::new(FjallSubscription { durable: shared.durable.watch(), shared, at: after.position() }))
+    }
+}
+
+#[async_trait]
+impl Health for FjallEvents {
+    async fn check(&self) -> Result<(), String> {
+        self.0.shared.trouble.lock().clone().map_or(Ok(()), Err)
+    }
+}
+
+struct FjallSubscription {
+    shared: Arc<Shared>,
+    durable: watch::Receiver<u64>,
+    at: Position,
+}
+
+#[async_trait]
+impl Subscription for FjallSubscription {
+    async fn next(&mut self, limit: usize) -> Result<Batch, StoreError> {
+        let at = self.at;
+        // The sender lives as long as the shared state that self holds.
+        let durable = self.durable.wait_for(|durable| *durable > at.0).await.map(|durable| *durable).unwrap_or(at.0);
+        let engine = self.shared.engine()?;
+        let events = blocking(move || engine.follow(at, Position(durable), limit)).await?;
+        self.at = events.last().map_or(Position(durable), |event| event.position);
+        Ok(Batch { events, checkpoint: Checkpoint::at(self.at) })
+    }
+}

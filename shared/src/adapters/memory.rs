@@ -1,0 +1,290 @@
+//! Everything in memory, for `-memdb` and as the model that other adapters are
+//! held to. Nothing survives the process.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::progress::Progress;
+use crate::domain::answer::{Answer, AnswerEventKind, Key};
+use crate::domain::outcome::{IdempotencyKey, Kept, Outcome, Refused};
+use crate::domain::projection::Change;
+use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
+use crate::domain::time::Timestamp;
+use crate::ports::{
+    AnswersPage, AnswersQuery, Appended, Batch, Checkpoint, Claim, ClaimedAppend, Direction, EventFeed, EventStore,
+    LogId, Outcomes, Seen, StoreError, Subscription, ViewReader, ViewWriter, done,
+};
+
+/// The log in memory.
+#[derive(Clone)]
+pub struct MemoryEvents(Arc<Shared>);
+
+struct Shared {
+    id: LogId,
+    state: Mutex<State>,
+    head: Progress,
+    /// How long an outcome is kept, in microseconds.
+    ttl_micros: i64,
+}
+
+#[derive(Default)]
+struct State {
+    log: Vec<RecordedEvent>,
+    /// Of each stream, where its events stand in `log`.
+    streams: HashMap<StreamId, Vec<usize>>,
+    outcomes: HashMap<IdempotencyKey, (Timestamp, Kept)>,
+}
+
+impl MemoryEvents {
+    /// An empty log that keeps outcomes for `ttl`.
+    pub fn new(ttl: std::time::Duration) -> Self {
+        Self(Arc::new(Shared {
+            id: LogId(Uuid::new_v4()),
+            state: Mutex::default(),
+            head: Progress::new(0),
+            ttl_micros: i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX),
+        }))
+    }
+
+    fn find_kept(&self, state: &State, key: &IdempotencyKey, now: Timestamp) -> Option<Kept> {
+        let (at, kept) = state.outcomes.get(key)?;
+        (now.micros().saturating_sub(at.micros()) <= self.0.ttl_micros).then_some(*kept)
+    }
+}
+
+impl State {
+    fn of_stream(&self, stream: &StreamId) -> &[usize] {
+        self.streams.get(stream).map_or(&[], Vec::as_slice)
+    }
+
+    fn append(
+        &mut self,
+        stream: &StreamId,
+        expected: ExpectedRevision,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, StoreError> {
+        let first = expected.first_new();
+        let places = self.of_stream(stream);
+        let stored = places.get(usize::try_from(first.0).unwrap_or(usize::MAX)..).ok_or(StoreError::Conflict)?;
+        if !stored.is_empty() {
+            let again = stored.iter().map(|place| &self.log[*place]).take(events.len()).collect::<Vec<_>>();
+            let same = again.len() == events.len() && again.iter().zip(&events).all(|(a, b)| a.event.id == b.id);
+            let positions = again.iter().map(|recorded| recorded.position).collect();
+            return if same { Ok(Appended { first, positions }) } else { Err(StoreError::Conflict) };
+        }
+        let mut positions = Vec::with_capacity(events.len());
+        for (event, revision) in events.into_iter().zip(first.0..) {
+            let position = Position(self.log.len() as u64 + 1);
+            self.streams.entry(stream.clone()).or_default().push(self.log.len());
+            self.log.push(RecordedEvent { position, stream: stream.clone(), revision: Revision(revision), event });
+            positions.push(position);
+        }
+        Ok(Appended { first, positions })
+    }
+}
+
+#[async_trait]
+impl EventStore for MemoryEvents {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedRevision,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, StoreError> {
+        let mut state = self.0.state.lock();
+        let appended = state.append(stream, expected, events)?;
+        self.0.head.advance(state.log.len() as u64);
+        Ok(appended)
+    }
+
+    async fn read(
+        &self,
+        stream: &StreamId,
+        from: Revision,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let state = self.0.state.lock();
+        let places = state.of_stream(stream);
+        let from = usize::try_from(from.0).unwrap_or(usize::MAX);
+        let event = |place: &usize| state.log[*place].clone();
+        Ok(match direction {
+            Direction::Forwards => places.iter().skip(from).take(limit).map(event).collect(),
+            Direction::Backwards => {
+                let end = from.saturating_add(1).min(places.len());
+                places[..end].iter().rev().take(limit).map(event).collect()
+            }
+        })
+    }
+
+    async fn last(&self, stream: &StreamId) -> Result<Option<RecordedEvent>, StoreError> {
+        let state = self.0.state.lock();
+        Ok(state.of_stream(stream).last().map(|place| state.log[*place].clone()))
+    }
+}
+
+#[async_trait]
+impl Outcomes for MemoryEvents {
+    async fn find(&self, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Kept>, StoreError> {
+        Ok(self.find_kept(&self.0.state.lock(), key, now))
+    }
+
+    async fn append(
+        &self,
+        claim: &Claim,
+        stream: &StreamId,
+        expected: ExpectedRevision,
+        event: NewEvent,
+        kind: AnswerEventKind,
+    ) -> Result<ClaimedAppend, StoreError> {
+        let mut state = self.0.state.lock();
+        if let Some(kept) = self.find_kept(&state, &claim.key, claim.at) {
+            return Ok(ClaimedAppend::Taken(kept));
+        }
+        let appended = state.append(stream, expected, vec![event])?;
+        let kept = Kept { fingerprint: claim.fingerprint, outcome: done(kind, &appended) };
+        state.outcomes.insert(claim.key.clone(), (claim.at, kept));
+        self.0.head.advance(state.log.len() as u64);
+        Ok(ClaimedAppend::Appended(appended))
+    }
+
+    async fn refuse(&self, claim: &Claim, refused: Refused) -> Result<Kept, StoreError> {
+        let mut state = self.0.state.lock();
+        if let Some(kept) = self.find_kept(&state, &claim.key, claim.at) {
+            return Ok(kept);
+        }
+        let kept = Kept { fingerprint: claim.fingerprint, outcome: Outcome::Refused(refused) };
+        state.outcomes.insert(claim.key.clone(), (claim.at, kept));
+        Ok(kept)
+    }
+}
+
+#[async_trait]
+impl EventFeed for MemoryEvents {
+    async fn log_id(&self) -> Result<LogId, StoreError> {
+        Ok(self.0.id)
+    }
+
+    async fn head(&self) -> Result<Position, StoreError> {
+        Ok(Position(self.0.head.get()))
+    }
+
+    async fn subscribe(&self, after: Checkpoint) -> Result<Box<dyn Subscription>, StoreError> {
+        Ok(Box::new(MemorySubscription { events: self.clone(), head: self.0.head.watch(), at: after.position() }))
+    }
+}
+
+struct MemorySubscription {
+    events: MemoryEvents,
+    head: watch::Receiver<u64>,
+    at: Position,
+}
+
+#[async_trait]
+impl Subscription for MemorySubscription {
+    async fn next(&mut self, limit: usize) -> Result<Batch, StoreError> {
+        let at = self.at.0;
+        // The sender lives as long as the log that self holds.
+        let _ = self.head.wait_for(|head| *head > at).await;
+        let state = self.events.0.state.lock();
+        let start = usize::try_from(at).unwrap_or(usize::MAX);
+        let events: Vec<_> = state.log.iter().skip(start).take(limit).cloned().collect();
+        self.at = events.last().map_or(self.at, |event| event.position);
+        Ok(Batch { events, checkpoint: Checkpoint::at(self.at) })
+    }
+}
+
+/// The read store in memory.
+pub struct MemoryViews {
+    rows: RwLock<Rows>,
+    reached: Progress,
+}
+
+#[derive(Default)]
+struct Rows {
+    answers: BTreeMap<Key, Answer>,
+    checkpoint: Checkpoint,
+}
+
+impl Default for MemoryViews {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryViews {
+    /// Empty views.
+    pub fn new() -> Self {
+        Self { rows: RwLock::default(), reached: Progress::new(0) }
+    }
+}
+
+#[async_trait]
+impl ViewReader for MemoryViews {
+    async fn answer(&self, key: &Key) -> Result<Seen<Option<Answer>>, StoreError> {
+        let rows = self.rows.read();
+        Ok(Seen { found: rows.answers.get(key).cloned(), position: rows.checkpoint.position() })
+    }
+
+    async fn answers(&self, query: AnswersQuery) -> Result<Seen<AnswersPage>, StoreError> {
+        let rows = self.rows.read();
+        let after = query.after.as_deref().filter(|after| *after >= query.prefix.as_str());
+        let start = after.map_or(Bound::Included(query.prefix.as_str()), Bound::Excluded);
+        let found = rows
+            .answers
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|(key, _)| key.as_str().starts_with(&query.prefix))
+            .map(|(_, answer)| answer.clone());
+        let answers: Vec<_> = super::within_bytes(found.take(query.limit)).collect();
+        let more = answers.last().is_some_and(|last| {
+            rows.answers
+                .range::<str, _>((Bound::Excluded(last.key.as_str()), Bound::Unbounded))
+                .next()
+                .is_some_and(|(key, _)| key.as_str().starts_with(&query.prefix))
+        });
+        Ok(Seen { found: AnswersPage { answers, more }, position: rows.checkpoint.position() })
+    }
+
+    async fn reached(&self, position: Position) -> Result<(), StoreError> {
+        self.reached.reached(position.0).await;
+        Ok(())
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint, StoreError> {
+        Ok(self.rows.read().checkpoint)
+    }
+}
+
+#[async_trait]
+impl ViewWriter for MemoryViews {
+    async fn resume(&self) -> Result<Checkpoint, StoreError> {
+        Ok(self.rows.read().checkpoint)
+    }
+
+    async fn apply(&self, from: Checkpoint, changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError> {
+        let mut rows = self.rows.write();
+        let seen = rows.checkpoint;
+        if seen != from {
+            return Err(StoreError::Conflict);
+        }
+        for Change { key, value, revision, .. } in changes.into_iter().filter(|new| !seen.has_reached(new.position)) {
+            match value {
+                Some(value) => rows.answers.insert(key.clone(), Answer { key, value, revision }),
+                None => rows.answers.remove(&key),
+            };
+        }
+        rows.checkpoint = seen.max(to);
+        self.reached.advance(rows.checkpoint.position().0);
+        Ok(())
+    }
+
+    async fn put_back(&self) {
+        std::future::pending().await
+    }
+}

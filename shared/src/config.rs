@@ -1,0 +1,298 @@
+//! Settings: from the environment, then from `.env`. A bad one is told by name
+//! before a port is bound or a folder touched.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A setting that cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}: {reason}")]
+pub struct ConfigError {
+    pub variable: &'static str,
+    pub reason: String,
+}
+
+/// Every setting of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `IP_PORT`; none where the process has its default.
+    pub listen: Option<Vec<Listen>>,
+    /// `DATA_DIR`.
+    pub data_dir: PathBuf,
+    /// `EVENTSTORE_HOST`.
+    pub eventstore_host: Option<String>,
+    /// `MONGODB_HOST`.
+    pub mongodb_host: Option<String>,
+    pub web: Web,
+    /// `DISK_RESERVE_MB`.
+    pub disk_reserve_mb: u64,
+    /// `DRAIN_MS`.
+    pub drain: Duration,
+    /// `AWAIT_TIMEOUT_MS`.
+    pub await_timeout: Duration,
+    /// `IDEMPOTENCY_TTL_S`.
+    pub idempotency_ttl: Duration,
+    /// `RUST_LOG`.
+    pub log_filter: String,
+    /// `LOG_FORMAT`.
+    pub log_format: LogFormat,
+}
+
+/// What decides whether a browser's page may call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Web {
+    /// `CORS_ORIGINS`.
+    pub cors_origins: Vec<String>,
+    /// `ALLOWED_HOSTS`, in lower case, without ports.
+    pub allowed_hosts: Vec<String>,
+    /// `PUBLIC_URL`, without a slash at its end.
+    pub public_url: Option<String>,
+}
+
+/// An address to listen on; without a host, every address of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub host: Option<String>,
+    pub port: u16,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host.as_deref().unwrap_or_default(), self.port)
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let form = || format!("{text:?} is not of the form host:port or :port");
+        let (host, port) = text.rsplit_once(':').ok_or_else(form)?;
+        let port = port.parse().map_err(|_| format!("{port:?} in {text:?} is no port (0 to 65535)"))?;
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = bracketed.unwrap_or(host);
+        if bracketed.is_none() && host.contains([':', '[', ']']) || host.contains(char::is_whitespace) {
+            return Err(form());
+        }
+        Ok(Self { host: Some(host).filter(|host| !host.is_empty()).map(str::to_owned), port })
+    }
+}
+
+/// Reads variables, and tells which one is bad.
+struct Reader<L>(L);
+
+impl<L: Fn(&str) -> Option<String>> Reader<L> {
+    /// The text of a variable; an empty one counts as missing.
+    fn text(&self, variable: &'static str) -> Option<String> {
+        (self.0)(variable).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn parse<T>(
+        &self,
+        variable: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        let text = self.text(variable);
+        text.map(|text| parse(&text).map_err(|reason| ConfigError { variable, reason })).transpose()
+    }
+
+    fn list<T>(
+        &self,
+        variable: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<Vec<T>>, ConfigError> {
+        self.parse(variable, |text| text.split(',').map(|item| parse(item.trim())).collect())
+    }
+
+    fn number(&self, variable: &'static str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, ConfigError> {
+        self.parse(variable, |text| {
+            let number = text.parse().ok().filter(|number| range.contains(number));
+            number.ok_or_else(|| format!("{text:?} is no whole number from {} to {}", range.start(), range.end()))
+        })
+    }
+}
+
+impl Config {
+    /// Reads all settings through `lookup`.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used, and why.
+    pub fn from_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        const YEAR_S: u64 = 366 * 24 * 3600;
+        let vars = Reader(lookup);
+        let user = vars.text("MONGODB_USER").is_some();
+        if user != vars.text("MONGODB_PASS").is_some() {
+            let (variable, other) =
+                if user { ("MONGODB_PASS", "MONGODB_USER") } else { ("MONGODB_USER", "MONGODB_PASS") };
+            return Err(ConfigError { variable, reason: format!("it is missing, but {other} is set") });
+        }
+        Ok(Self {
+            listen: vars.list("IP_PORT", str::parse)?,
+            data_dir: vars.text("DATA_DIR").unwrap_or_else(|| "./data".into()).into(),
+            eventstore_host: vars.text("EVENTSTORE_HOST"),
+            mongodb_host: vars.text("MONGODB_HOST"),
+            web: Web {
+                cors_origins: vars.list("CORS_ORIGINS", origin)?.unwrap_or_default(),
+                allowed_hosts: vars.list("ALLOWED_HOSTS", host_name)?.unwrap_or_default(),
+                public_url: vars.parse("PUBLIC_URL", public_url)?,
+            },
+            disk_reserve_mb: vars.number("DISK_RESERVE_MB", 0..=u64::MAX >> 20)?.unwrap_or(64),
+            drain: Duration::from_millis(vars.number("DRAIN_MS", 0..=3_600_000)?.unwrap_or(0)),
+            await_timeout: Duration::from_millis(vars.number("AWAIT_TIMEOUT_MS", 0..=600_000)?.unwrap_or(5_000)),
+            idempotency_ttl: Duration::from_secs(vars.number("IDEMPOTENCY_TTL_S", 1..=10 * YEAR_S)?.unwrap_or(86_400)),
+            log_filter: vars.parse("RUST_LOG", log_filter)?.unwrap_or_else(|| "info".into()),
+            log_format: vars.parse("LOG_FORMAT", log_format)?.unwrap_or(LogFormat::Text),
+        })
+    }
+}
+
+/// Looks variables up in the environment, then in the file `.env` of the working
+/// folder.
+///
+/// # Errors
+/// If there is a `.env` that cannot be read.
+pub fn environment() -> Result<impl Fn(&str) -> Option<String>, ConfigError> {
+    let bad = |error: dotenvy::Error| ConfigError { variable: ".env", reason: error.to_string() };
+    let file: std::collections::HashMap<String, String> = match dotenvy::from_path_iter(".env") {
+        Ok(lines) => lines.collect::<Result<_, _>>().map_err(bad)?,
+        Err(error) if error.not_found() => std::collections::HashMap::new(),
+        Err(error) => return Err(bad(error)),
+    };
+    Ok(move |variable: &str| std::env::var(variable).ok().or_else(|| file.get(variable).cloned()))
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    text.parse::<tracing_subscriber::filter::Targets>()
+        .map(drop)
+        .or_else(|_| text.parse::<tracing_subscriber::EnvFilter>().map(drop))
+        .map_err(|error| format!("{text:?} is no log filter: {error}"))?;
+    Ok(text.into())
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("{text:?} is neither text nor json")),
+    }
+}
+
+/// An origin such as `https://example.com:8443`, or `*` for all.
+fn origin(text: &str) -> Result<String, String> {
+    if text == "*" {
+        return Ok(text.into());
+    }
+    let uri = web_address(text)?;
+    match uri.path_and_query().map(|path| path.as_str()) {
+        None | Some("/") if !text.ends_with('/') => Ok(text.to_ascii_lowercase()),
+        _ => Err(format!("{text:?} is no origin: scheme, host and port only")),
+    }
+}
+
+fn public_url(text: &str) -> Result<String, String> {
+    let uri = web_address(text)?;
+    if uri.query().is_some() || text.contains('#') {
+        return Err(format!("{text:?} must not have a query or fragment"));
+    }
+    Ok(text.trim_end_matches('/').into())
+}
+
+fn web_address(text: &str) -> Result<axum::http::Uri, String> {
+    let uri: axum::http::Uri = text.parse().map_err(|error| format!("{text:?} is no URL: {error}"))?;
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
+    let user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    if !known || uri.host().is_none_or(str::is_empty) || user {
+        return Err(format!("{text:?} is no URL of the form http(s)://host[:port]"));
+    }
+    Ok(uri)
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let valid = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    if valid {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(format!("{text:?} is no host name (without scheme and port)"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::from_vars(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn without_anything_there_are_defaults() {
+        let config = with(&[]).expect("defaults");
+        assert_eq!(config.listen, None);
+        assert_eq!(config.data_dir, PathBuf::from("./data"));
+        assert_eq!(config.disk_reserve_mb, 64);
+        assert_eq!(config.await_timeout, Duration::from_secs(5));
+        assert_eq!(config.idempotency_ttl, Duration::from_secs(24 * 3600));
+        assert_eq!(config.drain, Duration::ZERO);
+        assert_eq!(with(&[("IP_PORT", ""), ("MONGODB_HOST", " ")]), with(&[]));
+    }
+
+    #[test]
+    fn addresses_are_lists() {
+        let config = with(&[("IP_PORT", "127.0.0.1:8080, :3050,[::1]:0,localhost:9")]).expect("valid");
+        let listen: Vec<_> = config.listen.expect("set").iter().map(|l| (l.host.clone(), l.port)).collect();
+        let host = |text: &str| Some(text.to_owned());
+        assert_eq!(listen, [(host("127.0.0.1"), 8080), (None, 3050), (host("::1"), 0), (host("localhost"), 9)]);
+    }
+
+    #[test]
+    fn a_bad_value_is_told_by_its_name() {
+        let bad = [
+            ("IP_PORT", "8080"),
+            ("IP_PORT", ":99999"),
+            ("IP_PORT", ":80,"),
+            ("IP_PORT", "::1:80"),
+            ("DISK_RESERVE_MB", "-1"),
+            ("DRAIN_MS", "soon"),
+            ("AWAIT_TIMEOUT_MS", "1.5"),
+            ("IDEMPOTENCY_TTL_S", "0"),
+            ("LOG_FORMAT", "xml"),
+            ("RUST_LOG", "qaservice=loud"),
+            ("PUBLIC_URL", "example.com"),
+            ("PUBLIC_URL", "ftp://example.com"),
+            ("PUBLIC_URL", "https://example.com/?a"),
+            ("CORS_ORIGINS", "https://example.com/path"),
+            ("CORS_ORIGINS", "example.com"),
+            ("ALLOWED_HOSTS", "http://example.com"),
+            ("MONGODB_USER", "root"),
+            ("MONGODB_PASS", "secret"),
+        ];
+        for (variable, value) in bad {
+            let error = with(&[(variable, value)]).expect_err(value);
+            let named = if variable.starts_with("MONGODB_") { "MONGODB_" } else { variable };
+            assert!(error.to_string().starts_with(named), "{error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn web_settings_are_taken_as_they_compare() {
+        let config = with(&[
+            ("CORS_ORIGINS", "https://App.example.com, http://localhost:3000"),
+            ("ALLOWED_HOSTS", "Qa.Example"),
+            ("PUBLIC_URL", "https://qa.example/base/"),
+        ]);
+        let web = config.expect("valid").web;
+        assert_eq!(web.cors_origins, ["https://app.example.com", "http://localhost:3000"]);
+        assert_eq!(web.allowed_hosts, ["qa.example"]);
+        assert_eq!(web.public_url.as_deref(), Some("https://qa.example/base"));
+    }
+}

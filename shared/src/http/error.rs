@@ -1,0 +1,218 @@
+//! From meaning to status and body: the only place that knows which is which.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::headers::EVENT_POSITION;
+use crate::domain::refusal::Refusal;
+use crate::domain::stream::Position;
+use crate::error::Error;
+use crate::ports::StoreError;
+use crate::wire::answers::BadBody;
+
+/// A failed request, as the client learns of it.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    problem: &'static str,
+    message: String,
+    position: Option<Position>,
+    retry_after: Option<u32>,
+    /// What the log learns beside, never the client.
+    cause: Option<String>,
+}
+
+/// An error's parts, for those who write it in another form.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// The last part of the problem type's URI.
+    pub name: &'static str,
+    /// What the client is told.
+    pub message: String,
+    /// What the log is told.
+    pub cause: Option<String>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, problem: &'static str, message: impl Into<String>) -> Self {
+        Self { status, problem, message: message.into(), position: None, retry_after: None, cause: None }
+    }
+
+    /// 400: something of the request is malformed.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", message)
+    }
+
+    /// 404: there is no such path here.
+    pub fn unknown_path() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unknown-path", "there is nothing at this path")
+    }
+
+    /// 405: the path has other methods.
+    pub fn wrong_method() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "wrong-method",
+            "this path does not take this method; Allow names those that it takes",
+        )
+    }
+
+    /// 403: a page or host that is not let in.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// 413: a body or value that is too large.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
+    }
+
+    /// 408: a body that does not come.
+    pub fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "the body did not arrive in time")
+    }
+
+    /// 500: a bug.
+    pub fn bug(cause: String) -> Self {
+        let error = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error");
+        Self { cause: Some(cause), ..error }
+    }
+
+    /// 503: not now.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
+        Self { retry_after: Some(1), ..error }
+    }
+
+    /// The status that it is answered with.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What the client is told.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The event that it rests on.
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// The same error, resting on an event at this position.
+    #[must_use]
+    pub fn resting_on(self, position: Option<Position>) -> Self {
+        Self { position, ..self }
+    }
+}
+
+impl From<BadBody> for ApiError {
+    fn from(error: BadBody) -> Self {
+        match error {
+            BadBody::TooLarge(_) => Self::too_large(error.to_string()),
+            BadBody::Json(_) | BadBody::NoObject | BadBody::Field { .. } => Self::bad_request(error.to_string()),
+        }
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Refused(refused) => {
+                let (status, problem) = match refused.refusal {
+                    Refusal::KeyExists => (StatusCode::CONFLICT, "key-exists"),
+                    Refusal::KeyNotFound => (StatusCode::NOT_FOUND, "key-not-found"),
+                    Refusal::NotMatched | Refusal::Matched => (StatusCode::PRECONDITION_FAILED, "precondition-failed"),
+                };
+                Self::new(status, problem, message).resting_on(refused.position)
+            }
+            Error::NotFound => Self::new(StatusCode::NOT_FOUND, "key-not-found", message),
+            Error::KeyReused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", message),
+            Error::InProgress => {
+                let error = Self::new(StatusCode::CONFLICT, "request-in-progress", message);
+                Self { retry_after: Some(1), ..error }
+            }
+            Error::Unreadable(source) => Self { cause: Some(source.to_string()), ..Self::parked() },
+            Error::NotReached(_) | Error::ShuttingDown => Self::unavailable(message),
+            Error::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl ApiError {
+    fn parked() -> Self {
+        Self { problem: "parked", ..Self::unavailable("key is parked") }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        let cause = Some(error.chain());
+        match error {
+            // A conflict comes here only after many tries.
+            StoreError::Conflict | StoreError::Busy => Self::unavailable("too much is waiting to be written"),
+            StoreError::Full { .. } | StoreError::Unavailable { .. } => Self { cause, ..Self::unavailable(message) },
+            StoreError::OutcomeUnknown { .. } => {
+                Self { cause, problem: "outcome-unknown", ..Self::unavailable(format!("outcome unknown: {message}")) }
+            }
+            StoreError::Corrupt { .. } => Self { cause, ..Self::parked() },
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({ "error": self.message }).to_string();
+        let mut response = (self.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+        let mut number = |name: HeaderName, number: u64| response.headers_mut().insert(name, HeaderValue::from(number));
+        if let Some(position) = self.position {
+            number(EVENT_POSITION, position.0);
+        }
+        if let Some(seconds) = self.retry_after {
+            number(header::RETRY_AFTER, seconds.into());
+        }
+        let problem = Problem { name: self.problem, message: self.message, cause: self.cause };
+        response.extensions_mut().insert(problem);
+        response
+    }
+}
+
+/// The body of an error as RFC 9457 has it.
+pub fn problem_json(status: StatusCode, problem: &Problem) -> String {
+    serde_json::json!({
+        "type": format!("urn:qaservice:problem:{}", problem.name),
+        "title": status.canonical_reason().unwrap_or_default(),
+        "status": status.as_u16(),
+        "detail": problem.message,
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::outcome::Refused;
+
+    #[test]
+    fn refusals_have_their_statuses() {
+        let status = |refusal| {
+            let error = ApiError::from(Error::Refused(Refused { refusal, position: Some(Position(3)) }));
+            assert_eq!(error.position(), Some(Position(3)));
+            error.status().as_u16()
+        };
+        assert_eq!(status(Refusal::KeyExists), 409);
+        assert_eq!(status(Refusal::KeyNotFound), 404);
+        assert_eq!(status(Refusal::NotMatched), 412);
+        assert_eq!(status(Refusal::Matched), 412);
+    }
+
+    #[test]
+    fn what_lies_behind_a_failure_is_not_told() {
+        let secret = std::io::Error::other("/var/secret is gone");
+        let error = ApiError::from(StoreError::unavailable("the event log", secret));
+        assert_eq!(error.message(), "the event log does not answer");
+        assert_eq!(error.cause.as_deref(), Some("the event log does not answer: /var/secret is gone"));
+    }
+}

@@ -1,0 +1,88 @@
+//! Query parameters, each at most once.
+
+use percent_encoding::percent_decode_str;
+
+use super::error::ApiError;
+
+/// The parameters of a request. Names that nobody asks for are ignored.
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads the part of a URL behind `?`.
+    ///
+    /// # Errors
+    /// 400 if it is not UTF-8.
+    pub fn parse(query: Option<&str>) -> Result<Self, ApiError> {
+        let query = query.unwrap_or_default();
+        if percent_decode_str(query).decode_utf8().is_err() {
+            return Err(ApiError::bad_request("the query is not UTF-8"));
+        }
+        Ok(Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect()))
+    }
+
+    /// The value of a parameter.
+    ///
+    /// # Errors
+    /// 400 if it is given twice.
+    pub fn get(&self, name: &str) -> Result<Option<&str>, ApiError> {
+        let mut values = self.0.iter().filter(|(given, _)| given == name).map(|(_, value)| value.as_str());
+        let first = values.next();
+        match values.next() {
+            Some(_) => Err(ApiError::bad_request(format!("{name}: must not be given twice"))),
+            None => Ok(first),
+        }
+    }
+
+    /// A parameter that is a whole number within a range.
+    ///
+    /// # Errors
+    /// 400 if it is not, or is given twice.
+    pub fn number(&self, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, ApiError> {
+        let bad = || {
+            let (start, end) = (range.start(), range.end());
+            let upto = if *end == u64::MAX { String::new() } else { format!(" to {end}") };
+            ApiError::bad_request(format!("{name}: must be a whole number from {start}{upto}"))
+        };
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let parse = |text: &str| digits(text).then(|| text.parse().ok()).flatten().filter(|n| range.contains(n));
+        self.get(name)?.map(|text| parse(text).ok_or_else(bad)).transpose()
+    }
+
+    /// A parameter that is one of some words.
+    ///
+    /// # Errors
+    /// 400 if it is another one, or is given twice.
+    pub fn word<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, ApiError> {
+        let Some(text) = self.get(name)? else { return Ok(None) };
+        let known = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| Some(*meaning));
+        found.ok_or_else(|| ApiError::bad_request(format!("{name}: must be {}", known())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_read_once() {
+        let query = Query::parse(Some("a=1&b=%C3%A4+b&c&a=2")).expect("valid");
+        assert_eq!(query.get("b").expect("once"), Some("ä b"));
+        assert_eq!(query.get("c").expect("once"), Some(""));
+        assert_eq!(query.get("d").expect("never"), None);
+        assert!(query.get("a").is_err());
+        assert!(Query::parse(Some("a=%FF")).is_err());
+    }
+
+    #[test]
+    fn numbers_have_ranges() {
+        let number = |text: &str| {
+            Query::parse(Some(text)).and_then(|q| q.number("n", 1..=10)).map_err(|e| e.message().to_owned())
+        };
+        assert_eq!(number("n=10"), Ok(Some(10)));
+        assert_eq!(number(""), Ok(None));
+        for bad in ["n=0", "n=11", "n=", "n=%2B1", "n=1.0", "n=x"] {
+            assert_eq!(number(bad), Err("n: must be a whole number from 1 to 10".into()), "{bad}");
+        }
+    }
+}

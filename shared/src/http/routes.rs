@@ -1,0 +1,79 @@
+//! What routes have in common: the key in a path, and the label under which a
+//! request is counted.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request};
+use axum::http::request::Parts;
+use axum::response::Response;
+use axum::routing::MethodRouter;
+
+use super::error::ApiError;
+use crate::domain::answer::Key;
+
+/// The key that a path names. `/answers/batch` is a route of its own for POST,
+/// and to every other method a key like any other.
+pub struct KeyPath(pub Key);
+
+impl<S: Send + Sync> FromRequestParts<S> for KeyPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let no_text = |_| ApiError::bad_request("path: the key is not UTF-8");
+        let params = RawPathParams::from_request_parts(parts, state).await.map_err(no_text)?;
+        let text = params.iter().find(|(name, _)| *name == "key").map_or("batch", |(_, text)| text);
+        Key::parse(text).map(Self).map_err(|error| ApiError::bad_request(format!("path: the key {error}")))
+    }
+}
+
+/// The route that answered a request, as its path is written in the router.
+#[derive(Clone)]
+pub struct RouteLabel(pub MatchedPath);
+
+/// Lets a route name itself in its responses.
+pub fn labelled(route: MethodRouter) -> MethodRouter {
+    route.layer(LabelLayer)
+}
+
+#[derive(Clone)]
+struct LabelLayer;
+
+impl<S> tower_layer::Layer<S> for LabelLayer {
+    type Service = Labelled<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Labelled(inner)
+    }
+}
+
+#[derive(Clone)]
+struct Labelled<S>(S);
+
+impl<S> tower_service::Service<Request> for Labelled<S>
+where
+    S: tower_service::Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let label = request.extensions().get::<MatchedPath>().cloned();
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            let mut response = answer.await?;
+            if let Some(path) = label {
+                response.extensions_mut().insert(RouteLabel(path));
+            }
+            Ok(response)
+        })
+    }
+}

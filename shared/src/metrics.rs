@@ -1,0 +1,190 @@
+//! What an operator can see at `/metrics`, in Prometheus' text format.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::domain::stream::Position;
+use crate::domain::time::Timestamp;
+
+/// Upper bounds of latencies, in seconds.
+const LATENCIES: [f64; 15] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// Upper bounds of group sizes.
+const SIZES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Everything that this process counts.
+pub struct Metrics {
+    registry: Registry,
+    /// Requests by method, route and status: how many and how long.
+    pub requests: HistogramVec,
+    /// Requests that are being answered.
+    pub in_flight: IntGauge,
+    /// Open connections.
+    pub connections: IntGauge,
+    /// Commands by verb and outcome.
+    pub commands: IntCounterVec,
+    pub store: Arc<StoreMetrics>,
+    pub projection: ProjectionMetrics,
+    log_head: IntGauge,
+    store_bytes: IntGaugeVec,
+}
+
+/// What the log's writer counts.
+pub struct StoreMetrics {
+    group_size: Histogram,
+    sync_seconds: Histogram,
+}
+
+/// What the projector counts.
+pub struct ProjectionMetrics {
+    position: IntGauge,
+    lag_events: IntGauge,
+    lag_seconds: prometheus::Gauge,
+    delay: Histogram,
+    batch_size: Histogram,
+}
+
+/// The state of log and views when somebody looks.
+pub struct Snapshot {
+    pub head: Position,
+    pub projected: Position,
+    /// How long the oldest event that is not projected yet has waited.
+    pub waiting: Duration,
+    /// Bytes on disk, by part.
+    pub sizes: Vec<(&'static str, u64)>,
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("qaservice")
+}
+
+fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
+    HistogramOpts { common_opts: opts(name, help), buckets: buckets.to_vec() }
+}
+
+impl StoreMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            group_size: Histogram::with_opts(histogram(
+                "log_group_size",
+                "Appends that were made durable together.",
+                &SIZES,
+            ))?,
+            sync_seconds: Histogram::with_opts(histogram(
+                "log_sync_seconds",
+                "Time to write a group of appends and sync it to disk.",
+                &LATENCIES,
+            ))?,
+        };
+        registry.register(Box::new(metrics.group_size.clone()))?;
+        registry.register(Box::new(metrics.sync_seconds.clone()))?;
+        Ok(metrics)
+    }
+
+    /// A group of so many appends became durable.
+    pub fn group(&self, appends: usize, took: Duration) {
+        self.group_size.observe(appends as f64);
+        self.sync_seconds.observe(took.as_secs_f64());
+    }
+}
+
+impl ProjectionMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            position: IntGauge::with_opts(opts("projection_position", "The position that the views have reached."))?,
+            lag_events: IntGauge::with_opts(opts(
+                "projection_lag_events",
+                "Positions between the views and the log's end.",
+            ))?,
+            lag_seconds: prometheus::Gauge::with_opts(opts(
+                "projection_lag_seconds",
+                "How long the oldest event that is not projected yet has waited.",
+            ))?,
+            delay: Histogram::with_opts(histogram(
+                "projection_delay_seconds",
+                "Time from the recording of a batch's oldest event until it can be read.",
+                &LATENCIES,
+            ))?,
+            batch_size: Histogram::with_opts(histogram(
+                "projection_batch_size",
+                "Events that were projected together.",
+                &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0],
+            ))?,
+        };
+        registry.register(Box::new(metrics.position.clone()))?;
+        registry.register(Box::new(metrics.lag_events.clone()))?;
+        registry.register(Box::new(metrics.lag_seconds.clone()))?;
+        registry.register(Box::new(metrics.delay.clone()))?;
+        registry.register(Box::new(metrics.batch_size.clone()))?;
+        Ok(metrics)
+    }
+
+    /// A batch can be read now; `oldest` is when its first event was recorded.
+    pub fn applied(&self, events: usize, oldest: Timestamp, now: Timestamp) {
+        let micros = now.micros().saturating_sub(oldest.micros()).max(0);
+        self.delay.observe(micros as f64 / 1e6);
+        self.batch_size.observe(events as f64);
+    }
+}
+
+impl Metrics {
+    /// Counters at zero.
+    ///
+    /// # Errors
+    /// If two of them had the same name.
+    pub fn new(version: &str) -> prometheus::Result<Arc<Self>> {
+        let registry = Registry::new();
+        let build = IntGauge::with_opts(opts("build_info", "Always 1.").const_label("version", version))?;
+        build.set(1);
+        let metrics = Self {
+            requests: HistogramVec::new(
+                histogram("http_request_duration_seconds", "Time until a response begins.", &LATENCIES),
+                &["method", "route", "status"],
+            )?,
+            in_flight: IntGauge::with_opts(opts("http_requests_in_flight", "Requests that are being answered."))?,
+            connections: IntGauge::with_opts(opts("http_connections", "Open connections."))?,
+            commands: IntCounterVec::new(
+                opts("commands_total", "Commands by verb and outcome."),
+                &["verb", "outcome"],
+            )?,
+            store: Arc::new(StoreMetrics::new(&registry)?),
+            projection: ProjectionMetrics::new(&registry)?,
+            log_head: IntGauge::with_opts(opts("log_head_position", "The position of the log's last event."))?,
+            store_bytes: IntGaugeVec::new(opts("store_size_bytes", "Bytes on disk."), &["part"])?,
+            registry,
+        };
+        let registry = &metrics.registry;
+        registry.register(Box::new(build))?;
+        registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.in_flight.clone()))?;
+        registry.register(Box::new(metrics.connections.clone()))?;
+        registry.register(Box::new(metrics.commands.clone()))?;
+        registry.register(Box::new(metrics.log_head.clone()))?;
+        registry.register(Box::new(metrics.store_bytes.clone()))?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Arc::new(metrics))
+    }
+
+    /// All of it as text, with the state as it is now.
+    ///
+    /// # Errors
+    /// If a number cannot be written as text.
+    pub fn render(&self, now: &Snapshot) -> prometheus::Result<Vec<u8>> {
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.log_head.set(gauge(now.head.0));
+        self.projection.position.set(gauge(now.projected.0));
+        self.projection.lag_events.set(gauge(now.head.0.saturating_sub(now.projected.0)));
+        self.projection.lag_seconds.set(now.waiting.as_secs_f64());
+        for (part, bytes) in &now.sizes {
+            self.store_bytes.with_label_values(&[part]).set(gauge(*bytes));
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,336 @@
+//! What the services need of the outside. An adapter MUST keep every promise
+//! here; `conformance` holds them to it. A promise that EventStoreDB could not
+//! keep has no place here: an append is one stream, one expected revision and
+//! its events, and nothing is atomic across streams.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::domain::answer::{Answer, Key};
+use crate::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome, Refused};
+use crate::domain::projection::Change;
+use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
+use crate::domain::time::Timestamp;
+
+/// What lies behind a failure, for the log and never for a client.
+pub type Source = Arc<dyn std::error::Error + Send + Sync>;
+
+/// A store that does not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The stream ends elsewhere than expected; nothing was appended.
+    #[error("the stream does not end at the expected revision")]
+    Conflict,
+    /// More is waiting than the store takes; nothing was done.
+    #[error("too much is waiting to be written")]
+    Busy,
+    /// There is too little room to write; nothing was done.
+    #[error("less than {reserve_mb} MB of disk space is free")]
+    Full { reserve_mb: u64 },
+    /// The store does not answer; nothing was done.
+    #[error("{what} does not answer")]
+    Unavailable { what: &'static str, source: Option<Source> },
+    /// The store failed in mid-append: the events may or may not be stored.
+    /// Appending the same events at the same revision again settles it.
+    #[error("{what} failed while it was writing")]
+    OutcomeUnknown { what: &'static str, source: Option<Source> },
+    /// What is stored cannot be read.
+    #[error("{what} cannot be read")]
+    Corrupt { what: String, source: Option<Source> },
+}
+
+impl StoreError {
+    /// A store that does not answer, and why.
+    pub fn unavailable(what: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Unavailable { what, source: Some(Arc::new(source)) }
+    }
+
+    /// Something stored that cannot be read, and why.
+    pub fn corrupt(what: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Corrupt { what: what.into(), source: Some(Arc::new(source)) }
+    }
+
+    /// The error and all that lies behind it, for the log.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self).or_else(|| self.behind());
+        while let Some(error) = next {
+            text = format!("{text}: {error}");
+            next = error.source();
+        }
+        text
+    }
+
+    fn behind(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unavailable { source, .. } | Self::OutcomeUnknown { source, .. } | Self::Corrupt { source, .. } => {
+                source.as_deref().map(|source| source as _)
+            }
+            Self::Conflict | Self::Busy | Self::Full { .. } => None,
+        }
+    }
+}
+
+/// Which way a stream is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Forwards,
+    Backwards,
+}
+
+/// What an append came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Of the first event of the append.
+    pub first: Revision,
+    /// Of each event, in order.
+    pub positions: Vec<Position>,
+}
+
+/// Streams of events: append and read.
+#[async_trait]
+pub trait EventStore: Send + Sync {
+    /// Appends events to one stream, all or none, right behind `expected`.
+    ///
+    /// It returns only when the events are durable, and no reader or subscriber
+    /// sees them before that. The same events, by their ids, appended again at
+    /// the same expected revision give the same result and append nothing.
+    /// `events` is never empty.
+    ///
+    /// # Errors
+    /// `Conflict` if the stream ends elsewhere and holds other events there;
+    /// `OutcomeUnknown` if it may have been stored; any other: nothing was stored.
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedRevision,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, StoreError>;
+
+    /// Up to `limit` events of a stream, from `from` (inclusive) on, in order of
+    /// the direction. Backwards, a `from` beyond the end means the end. There may
+    /// be fewer than `limit` before the end (pages are bounded in bytes too), but
+    /// none only where nothing is left; a stream without events has none.
+    ///
+    /// # Errors
+    /// `Corrupt` if an event in the range cannot be read.
+    async fn read(
+        &self,
+        stream: &StreamId,
+        from: Revision,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError>;
+
+    /// The last event of a stream.
+    ///
+    /// # Errors
+    /// `Corrupt` if it cannot be read.
+    async fn last(&self, stream: &StreamId) -> Result<Option<RecordedEvent>, StoreError>;
+}
+
+/// An append under an `Idempotency-Key`: appended now, or already taken.
+#[derive(Clone, Debug)]
+pub enum ClaimedAppend {
+    Appended(Appended),
+    Taken(Kept),
+}
+
+/// The claim of a request on its `Idempotency-Key`.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub key: IdempotencyKey,
+    pub fingerprint: Fingerprint,
+    /// When it was made: kept for the store's time to live from then on.
+    pub at: Timestamp,
+}
+
+/// Outcomes of commands that were sent with an `Idempotency-Key`.
+///
+/// What it answers is durable. Of racing claims on one key exactly one stands;
+/// the others are told its outcome.
+#[async_trait]
+pub trait Outcomes: Send + Sync {
+    /// What is kept under a key and not older than the time to live. A claim that
+    /// was left open by a crash is settled first.
+    async fn find(&self, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Kept>, StoreError>;
+
+    /// Appends one event and keeps its outcome, so that a crash leaves both or a
+    /// claim that `find` settles. `expected` is a revision that has been read or
+    /// acknowledged.
+    ///
+    /// # Errors
+    /// As `EventStore::append`. After a `Conflict` the claim is free again.
+    async fn append(
+        &self,
+        claim: &Claim,
+        stream: &StreamId,
+        expected: ExpectedRevision,
+        event: NewEvent,
+        kind: crate::domain::answer::AnswerEventKind,
+    ) -> Result<ClaimedAppend, StoreError>;
+
+    /// Keeps a refusal. Answers with the outcome that stands.
+    async fn refuse(&self, claim: &Claim, refused: Refused) -> Result<Kept, StoreError>;
+}
+
+/// How far a reader of the log has come. (c, p) as EventStoreDB gives them: it
+/// has reached every position below c, and c itself if p is c.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Checkpoint {
+    pub commit: u64,
+    pub prepare: u64,
+}
+
+impl Checkpoint {
+    /// Before the first event.
+    pub const START: Self = Self { commit: 0, prepare: 0 };
+
+    /// Right behind the event at this position.
+    pub fn at(position: Position) -> Self {
+        Self { commit: position.0, prepare: position.0 }
+    }
+
+    /// The largest position that it has reached.
+    pub fn position(self) -> Position {
+        if self.prepare == self.commit { Position(self.commit) } else { Position(self.commit.saturating_sub(1)) }
+    }
+
+    /// Whether the event at this position, if there is one, has been seen.
+    pub fn has_reached(self, position: Position) -> bool {
+        self.position() >= position
+    }
+}
+
+/// What makes a log this log and no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogId(pub Uuid);
+
+/// Events in the order of the log, and how far they lead.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub events: Vec<RecordedEvent>,
+    pub checkpoint: Checkpoint,
+}
+
+/// The whole log, in order.
+#[async_trait]
+pub trait EventFeed: Send + Sync {
+    /// Which log this is; the same for its whole life.
+    async fn log_id(&self) -> Result<LogId, StoreError>;
+
+    /// The position of the last event of ours.
+    async fn head(&self) -> Result<Position, StoreError>;
+
+    /// Follows the log from behind `after`.
+    async fn subscribe(&self, after: Checkpoint) -> Result<Box<dyn Subscription>, StoreError>;
+}
+
+/// A place in the log that moves forward.
+#[async_trait]
+pub trait Subscription: Send {
+    /// The next events, up to `limit`, in log order, none left out; waits until
+    /// there is something to tell. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// After an error the subscription is over: begin a new one.
+    async fn next(&mut self, limit: usize) -> Result<Batch, StoreError>;
+}
+
+/// What was found, and a position that keeps later reads from going back: a
+/// reader that awaits it sees nothing older than this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen<T> {
+    pub found: T,
+    pub position: Position,
+}
+
+/// Which answers to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswersQuery {
+    /// Keys that begin with this.
+    pub prefix: String,
+    /// Keys behind this one.
+    pub after: Option<String>,
+    pub limit: usize,
+}
+
+/// Answers in the order of their keys' bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswersPage {
+    pub answers: Vec<Answer>,
+    /// Whether there are more behind them.
+    pub more: bool,
+}
+
+/// The read store, read.
+#[async_trait]
+pub trait ViewReader: Send + Sync {
+    /// The live answer of a key.
+    async fn answer(&self, key: &Key) -> Result<Seen<Option<Answer>>, StoreError>;
+
+    /// Live answers in key order, by UTF-8 bytes. A page may end before `limit`
+    /// to stay within some megabytes; `more` says so.
+    async fn answers(&self, query: AnswersQuery) -> Result<Seen<AnswersPage>, StoreError>;
+
+    /// Returns once every change up to this position can be read.
+    async fn reached(&self, position: Position) -> Result<(), StoreError>;
+
+    /// How far the views are.
+    async fn checkpoint(&self) -> Result<Checkpoint, StoreError>;
+}
+
+/// The read store, written by one projector.
+#[async_trait]
+pub trait ViewWriter: Send + Sync {
+    /// How far the views are: where to go on.
+    async fn resume(&self) -> Result<Checkpoint, StoreError>;
+
+    /// Writes changes, in log order, and moves the checkpoint from one place to
+    /// another. A crash leaves all of it or something that the same call repeated
+    /// completes. Changes that the views have seen already change nothing: a late
+    /// put cannot undo a removal.
+    ///
+    /// # Errors
+    /// `Conflict` if the checkpoint is not at `from`: resume.
+    async fn apply(&self, from: Checkpoint, changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError>;
+
+    /// Returns when the views were put back by something other than `apply`, so
+    /// that the projector must resume; else never.
+    async fn put_back(&self);
+}
+
+/// Whether a store can do its work.
+#[async_trait]
+pub trait Health: Send + Sync {
+    /// # Errors
+    /// What is wrong, for an operator: no paths and no secrets.
+    async fn check(&self) -> Result<(), String>;
+}
+
+/// An outcome as it is kept for a claim that appended.
+pub fn done(kind: crate::domain::answer::AnswerEventKind, appended: &Appended) -> Outcome {
+    Outcome::Done(crate::domain::outcome::Receipt {
+        event: kind,
+        revision: appended.first,
+        position: appended.positions.first().copied().unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_below_its_commit_has_not_reached_it() {
+        let between = Checkpoint { commit: 10, prepare: 0 };
+        assert_eq!(between.position(), Position(9));
+        assert!(between.has_reached(Position(9)));
+        assert!(!between.has_reached(Position(10)));
+        assert!(Checkpoint::at(Position(10)).has_reached(Position(10)));
+        assert!(between < Checkpoint::at(Position(10)));
+        assert_eq!(Checkpoint::START.position(), Position(0));
+    }
+}

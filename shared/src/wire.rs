@@ -1,0 +1,3 @@
+//! JSON shapes and the domain, one into the other. Pure: no HTTP, no stores.
+
+pub mod answers;
