@@ -1622,7 +1622,7 @@ mod tests {
         });
         assert_eq!(store.verdict(9), Verdict::Uncertain { journal: 0, keep: 0, bytes: 40 });
         cut(&store.folder(), 0, 0).unwrap();
-        assert_eq!(store.groups_in_engine(1), []);
+        assert_eq!(store.groups_in_engine(1), Vec::<u64>::new());
         assert!(matches!(cut(&store.folder(), 0, 1), Err(JournalError::OutOfRange { .. })));
     }
 

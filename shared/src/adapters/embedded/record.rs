@@ -127,7 +127,7 @@ mod tests {
         let bytes = encode(&StreamId::of_answer(&key), Revision(0), &event, Position(1));
         let frozen = concat!(
             "\u{1}\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\u{1}\0\0\0\0\0\0\0\0\0\u{b}answer-name\u{12}AnswerCreatedEvent",
-            "\0\0\0\u{37}{\"schema\":1,\"recorded_at\":\"2023-11-14T22:13:20.000000Z\"}",
+            "\0\0\0\u{38}{\"schema\":1,\"recorded_at\":\"2023-11-14T22:13:20.000000Z\"}",
             "{\"key\":\"name\",\"value\":\"john\"}",
         );
         assert_eq!(std::str::from_utf8(&bytes[..bytes.len() - 4]), Ok(frozen));

@@ -1,0 +1,26 @@
+//! The HTTP contract, section by section, against the built `monolith`.
+//!
+//! Every test starts its own process on ports that the system chooses, with its own
+//! folder, so all may run at once. To add an area, write `<area>.rs` and a line here;
+//! to run a test on every storage, name it in `on_each_storage!` (see `app.rs`).
+#![allow(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
+
+#[macro_use]
+mod app;
+mod client;
+
+mod answers;
+mod batch;
+mod conditions;
+mod history;
+mod http;
+mod idempotency;
+mod keys;
+mod lifecycle;
+mod lists;
+mod live;
+mod past;
+mod positions;
+mod settings;
+mod strangers;
+mod values;
