@@ -32,12 +32,12 @@ pub(crate) async fn serve(config: Config, choice: Choice) -> Result<(), Failure>
     let metrics = Metrics::new(VERSION)?;
     let lifecycle = Lifecycle::default();
     let listen = config.listen.clone().unwrap_or_else(default_addresses);
-    let listeners = Listeners::bind(&listen).await?;
+    let listeners = Listeners::bind(&listen).await.map_err(|error| format!("IP_PORT: {error}"))?;
     let opened = {
         let (choice, config, metrics) = (choice.clone(), config.clone(), metrics.clone());
         tokio::task::spawn_blocking(move || Storage::open(&choice, &config, &metrics)).await?
     };
-    let storage = opened?;
+    let storage = opened.map_err(|error| format!("DATA_DIR: {error}"))?;
     let projector = Projector::new(storage.feed.clone(), storage.writer.clone(), metrics.clone());
     let live = Live::new(storage.feed.clone(), lifecycle.clone());
     let router = router(&config, &storage, &metrics, &lifecycle, projector.status(), live.clone());

@@ -37,6 +37,8 @@ const RESULTS: usize = 10_000;
 const PIECE: usize = 512;
 /// How long a client may leave us without a line.
 const SILENCE: Duration = Duration::from_secs(60);
+/// The same while the process ends.
+const LAST_SILENCE: Duration = Duration::from_secs(1);
 /// How long a client may leave its results unread once all their places are taken.
 const UNREAD: Duration = Duration::from_secs(30);
 
@@ -72,8 +74,8 @@ async fn run(side: Arc<WriteSide>, key: Option<IdempotencyKey>, mut lines: Lines
                 }
             }
             line = lines.next(), if open && under_way.len() < WINDOW => {
-                if side.lifecycle.is_stopping() && stopped.is_none() {
-                    stopped = Some(Error::ShuttingDown.into());
+                if side.lifecycle.is_stopping() {
+                    stopped.get_or_insert_with(|| Error::ShuttingDown.into());
                 }
                 match line {
                     Ok(Some(line)) => {
@@ -96,9 +98,9 @@ async fn run(side: Arc<WriteSide>, key: Option<IdempotencyKey>, mut lines: Lines
                     }
                 }
             }
-            () = side.lifecycle.stopping(), if open && stopped.is_none() => {
-                // Lines that have arrived are answered; nobody waits for more.
-                stopped = Some(Error::ShuttingDown.into());
+            () = side.lifecycle.stopping(), if open && !lines.is_last() => {
+                // Lines that still come are answered; nobody waits long for more.
+                stopped.get_or_insert_with(|| Error::ShuttingDown.into());
                 lines.end_soon();
             }
         }
@@ -164,16 +166,22 @@ struct Lines {
     /// Whether the rest of an oversized line is being passed over.
     skipping: bool,
     ended: bool,
+    /// Whether a silence ends the body, as its own end would.
+    last: bool,
 }
 
 impl Lines {
     fn new(body: Body) -> Self {
-        Self { body, buffer: BytesMut::new(), searched: 0, number: 0, skipping: false, ended: false }
+        Self { body, buffer: BytesMut::new(), searched: 0, number: 0, skipping: false, ended: false, last: false }
     }
 
-    /// No more is read than has been.
+    /// The next silence is the end.
     fn end_soon(&mut self) {
-        self.ended = true;
+        self.last = true;
+    }
+
+    fn is_last(&self) -> bool {
+        self.last
     }
 
     /// The next line; none at the end of the body. Dropping the future loses nothing.
@@ -185,8 +193,15 @@ impl Lines {
             if self.ended {
                 return Ok(self.take_last());
             }
-            let frame = tokio::time::timeout(SILENCE, self.body.frame()).await;
-            match frame.map_err(|_| std::io::ErrorKind::TimedOut)? {
+            let silence = if self.last { LAST_SILENCE } else { SILENCE };
+            let Ok(frame) = tokio::time::timeout(silence, self.body.frame()).await else {
+                if !self.last {
+                    return Err(std::io::ErrorKind::TimedOut.into());
+                }
+                self.ended = true;
+                continue;
+            };
+            match frame {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.buffer.extend_from_slice(&data);

@@ -89,6 +89,17 @@ impl State {
     }
 }
 
+/// The first of the events that together stay within a page; at least one.
+fn page(events: impl Iterator<Item = RecordedEvent>) -> Vec<RecordedEvent> {
+    let mut bytes = 0;
+    let within = |event: &RecordedEvent| {
+        let first = bytes == 0;
+        bytes += event.event.data.len();
+        first || bytes <= super::EVENTS_BYTES
+    };
+    events.take_while(within).collect()
+}
+
 #[async_trait]
 impl EventStore for MemoryEvents {
     async fn append(
@@ -115,10 +126,10 @@ impl EventStore for MemoryEvents {
         let from = usize::try_from(from.0).unwrap_or(usize::MAX);
         let event = |place: &usize| state.log[*place].clone();
         Ok(match direction {
-            Direction::Forwards => places.iter().skip(from).take(limit).map(event).collect(),
+            Direction::Forwards => page(places.iter().skip(from).take(limit).map(event)),
             Direction::Backwards => {
                 let end = from.saturating_add(1).min(places.len());
-                places[..end].iter().rev().take(limit).map(event).collect()
+                page(places[..end].iter().rev().take(limit).map(event))
             }
         })
     }
@@ -194,7 +205,7 @@ impl Subscription for MemorySubscription {
         let _ = self.head.wait_for(|head| *head > at).await;
         let state = self.events.0.state.lock();
         let start = usize::try_from(at).unwrap_or(usize::MAX);
-        let events: Vec<_> = state.log.iter().skip(start).take(limit).cloned().collect();
+        let events = page(state.log.iter().skip(start).take(limit).cloned());
         self.at = events.last().map_or(self.at, |event| event.position);
         Ok(Batch { events, checkpoint: Checkpoint::at(self.at) })
     }

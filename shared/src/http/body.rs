@@ -19,6 +19,11 @@ const ALL_BODIES_BYTES: usize = 256 * 1024 * 1024;
 /// A body that has not come whole by then is given up.
 const TIME: Duration = Duration::from_secs(30);
 
+/// What is read and thrown away of a body that is too large, and for how long, so
+/// that its sender gets to read the answer.
+const DISCARD_BYTES: usize = 64 * 1024 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(5);
+
 /// What all bodies that are being read take now.
 static READING: AtomicUsize = AtomicUsize::new(0);
 
@@ -50,10 +55,14 @@ impl Drop for Share {
 pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let too_large = || ApiError::too_large(format!("body: must not be larger than {limit} bytes"));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let mut body = body;
     if announced.is_some_and(|length| length > limit) {
+        // Who asks first is told before it sends.
+        if !headers.contains_key(header::EXPECT) {
+            discard(&mut body).await;
+        }
         return Err(too_large());
     }
-    let mut body = body;
     let mut share = Share::default();
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
@@ -65,6 +74,8 @@ pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes
         let Ok(data) = frame.into_data() else { continue };
         share.grow(data.len())?;
         if first.len() + rest.len() + data.len() > limit {
+            drop((first, rest, share));
+            discard(&mut body).await;
             return Err(too_large());
         }
         if first.is_empty() {
@@ -80,6 +91,22 @@ pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes
     whole.extend_from_slice(&first);
     whole.extend_from_slice(&rest);
     Ok(whole.freeze())
+}
+
+/// Reads the rest of a body, within bounds, and keeps nothing of it.
+async fn discard(body: &mut Body) {
+    let rest = async {
+        let mut left = DISCARD_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(length) {
+                Some(less) => left = less,
+                None => return,
+            }
+        }
+    };
+    // Whoever is too slow may find the connection closed.
+    let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
 }
 
 #[cfg(test)]

@@ -258,6 +258,7 @@ impl Server {
             *response.body_mut() = Body::from(problem_json(status, problem));
             let media = HeaderValue::from_static("application/problem+json");
             response.headers_mut().insert(header::CONTENT_TYPE, media);
+            response.headers_mut().remove(header::CONTENT_LENGTH);
         }
         let headers = response.headers_mut();
         if let Some(origin) = cors {

@@ -47,6 +47,10 @@ impl<'a> AnswerBody<'a> {
     /// # Errors
     /// If it is no JSON object or one of the members is no string.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BadBody> {
+        // serde would take an array for the members in their order.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Self::parse_slowly(bytes);
+        }
         serde_json::from_slice(bytes).or_else(|_| Self::parse_slowly(bytes))
     }
 

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::record;
+use crate::adapters::EVENTS_BYTES;
 use crate::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome};
 use crate::domain::stream::{Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
@@ -27,8 +28,6 @@ use crate::ports::{Direction, LogId, StoreError};
 
 /// Block cache; SQLite has its own.
 const CACHE_BYTES: u64 = 128 * 1024 * 1024;
-/// A page of events ends here even if fewer were asked for.
-const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// The key of the number of the last group: `journal` looks for it too.
 pub(super) const GROUP_KEY: &[u8] = b"qaservice/group";
 const LOG_ID_KEY: &[u8] = b"log_id";
@@ -217,7 +216,7 @@ impl Engine {
             let event = self.event(position)?;
             bytes += event.event.data.len();
             events.push(event);
-            if bytes > PAGE_BYTES {
+            if bytes > EVENTS_BYTES {
                 break;
             }
         }
@@ -232,7 +231,7 @@ impl Engine {
             let (key, value) = row.into_inner().map_err(failed)?;
             bytes += value.len();
             events.push(record::decode(position_of(&key)?, Bytes::copy_from_slice(&value))?);
-            if bytes > PAGE_BYTES {
+            if bytes > EVENTS_BYTES {
                 break;
             }
         }

@@ -82,6 +82,7 @@ pub(super) fn open(folder: &Path) -> Result<Opened, StartError> {
         }
         create(folder)?;
     }
+    sync_names(folder).map_err(|error| StartError::io(folder, error))?;
     let gaps = accepted_gaps(folder)?;
     let engine = match journal::audit(&events)?.verdict(acknowledged, &gaps) {
         Verdict::Damaged(damage) => return Err(StartError::Damaged { folder: events, damage }),
@@ -128,10 +129,29 @@ fn create(folder: &Path) -> Result<(), StartError> {
     let named = empty.name(LogId(Uuid::new_v4()));
     named.map_err(|source| StartError::Engine { folder: new.clone(), source })?;
     drop(empty);
-    fs::rename(&new, &events).and_then(|()| sync_folder(folder)).map_err(made)?;
-    // The data folder's own name.
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync_folder(parent).map_err(made)
+    // The engine does not sync the folder of its keyspaces; without that a power
+    // cut may leave a log that opens and has lost everything.
+    sync_folders(&new).map_err(made)?;
+    fs::rename(&new, &events).map_err(made)
+}
+
+/// Syncs a folder and all folders in it.
+fn sync_folders(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_folders(&entry.path())?;
+        }
+    }
+    sync_folder(folder)
+}
+
+/// Makes the names of the log and of the data folder itself durable: at every
+/// start, for an earlier one may have ended before it got there.
+fn sync_names(folder: &Path) -> io::Result<()> {
+    let whole = fs::canonicalize(folder)?;
+    sync_folder(&whole)?;
+    whole.parent().map_or(Ok(()), sync_folder)
 }
 
 /// Cuts a tail off of which no journal tells whether it was acknowledged, and asks
