@@ -25,6 +25,7 @@ mod live;
 mod past;
 mod positions;
 mod power_cut;
+mod readme;
 mod settings;
 mod strangers;
 mod values;

@@ -191,10 +191,10 @@ fn once_key(writer: u64, number: u64) -> String {
 }
 
 /// When a success was begun to be sent, by the position that it named.
-type Sendings = BTreeMap<u64, Moment>;
+pub(crate) type Sendings = BTreeMap<u64, Moment>;
 
 /// All successes of commands that were sent, from the bytes on the sockets.
-fn acknowledgements(trace: &Trace) -> Sendings {
+pub(crate) fn acknowledgements(trace: &Trace) -> Sendings {
     let mut found = Sendings::new();
     for sent in trace.sent.values().filter(|sent| sent.bytes.starts_with(b"HTTP/1.1 ")) {
         each_success(sent, &mut |position, moment| {

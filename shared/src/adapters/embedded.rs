@@ -7,6 +7,7 @@
 mod engine;
 mod events;
 pub mod journal;
+mod recent;
 mod record;
 mod start;
 mod views;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -25,6 +26,10 @@ use crate::ports::{
 
 /// How many jobs may wait for the writer.
 const QUEUE: usize = 16 * 1024;
+/// How long a read waits while the database is being opened again, and how often
+/// it looks.
+const REOPENING: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The durable log in a folder.
 ///
@@ -60,6 +65,17 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn engine(&self) -> Result<Arc<Engine>, StoreError> {
         self.engine.read().clone().ok_or(StoreError::Unavailable { what: "the event log", source: None })
+    }
+
+    /// The engine for a read: while the database is being opened again, reads wait.
+    async fn readable(&self) -> Result<Arc<Engine>, StoreError> {
+        let deadline = tokio::time::Instant::now() + REOPENING;
+        loop {
+            match self.engine() {
+                Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(LOOK).await,
+                engine => return engine,
+            }
+        }
     }
 
     pub(super) fn outcome_since(&self, now: Timestamp) -> Timestamp {
@@ -171,13 +187,13 @@ impl EventStore for FjallEvents {
         direction: Direction,
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
-        let (engine, stream) = (self.0.shared.engine()?, stream.clone());
+        let (engine, stream) = (self.0.shared.readable().await?, stream.clone());
         blocking(move || engine.read(&stream, from, direction, limit)).await
     }
 
     /// Two point reads, mostly from memory: cheaper here than a hop to another thread.
     async fn last(&self, stream: &StreamId) -> Result<Option<RecordedEvent>, StoreError> {
-        let engine = self.0.shared.engine()?;
+        let engine = self.0.shared.readable().await?;
         engine.head(stream)?.map(|head| engine.event(head.position)).transpose()
     }
 }
@@ -185,7 +201,7 @@ impl EventStore for FjallEvents {
 #[async_trait]
 impl Outcomes for FjallEvents {
     async fn find(&self, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Kept>, StoreError> {
-        self.0.shared.engine()?.outcome(key, self.0.shared.outcome_since(now))
+        self.0.shared.readable().await?.outcome(key, self.0.shared.outcome_since(now))
     }
 
     async fn append(
@@ -241,7 +257,7 @@ impl Subscription for FjallSubscription {
         let at = self.at;
         // The sender lives as long as the shared state that self holds.
         let durable = self.durable.wait_for(|durable| *durable > at.0).await.map(|durable| *durable).unwrap_or(at.0);
-        let engine = self.shared.engine()?;
+        let engine = self.shared.readable().await?;
         let events = blocking(move || engine.follow(at, Position(durable), limit)).await?;
         self.at = events.last().map_or(Position(durable), |event| event.position);
         Ok(Batch { events, checkpoint: Checkpoint::at(self.at) })

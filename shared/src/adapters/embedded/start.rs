@@ -24,6 +24,8 @@ const EVENTS_NEW: &str = "events.new";
 const TRIAL: &str = "events.tail";
 const WATERMARK: &str = "watermark";
 const GAPS: &str = "accepted-gaps.json";
+/// No group holds more events than this.
+const GROUP_EVENTS: u64 = 64 * 1024;
 
 /// Why the embedded store does not open.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +85,8 @@ pub(super) fn open(folder: &Path) -> Result<Opened, StartError> {
         create(folder)?;
     }
     sync_names(folder).map_err(|error| StartError::io(folder, error))?;
-    let gaps = accepted_gaps(folder)?;
+    let accepted = accepted_losses(folder)?;
+    let gaps = accepted.gaps();
     let engine = match journal::audit(&events)?.verdict(acknowledged, &gaps) {
         Verdict::Damaged(damage) => return Err(StartError::Damaged { folder: events, damage }),
         Verdict::Sound { .. } => {
@@ -104,7 +107,7 @@ pub(super) fn open(folder: &Path) -> Result<Opened, StartError> {
     let path = folder.join(WATERMARK);
     let watermark = Watermark::open(&path, found).map_err(|error| StartError::io(&path, error))?;
     let id = engine.log_id()?.ok_or_else(|| StoreError::Corrupt { what: "the log's id".into(), source: None })?;
-    let head = engine.last_position()?;
+    let head = engine.last_position()?.max(Position(accepted.position));
     Ok(Opened { engine, id, group: found, head, watermark })
 }
 
@@ -192,25 +195,33 @@ fn beyond(group: u64, gaps: &[Gap]) -> u64 {
 
 /// Losses that an operator has accepted by a repair.
 #[derive(Default, Serialize, Deserialize)]
-struct AcceptedGaps {
+pub(super) struct AcceptedLosses {
+    /// Groups that are gone, first and last.
     groups: Vec<(u64, u64)>,
+    /// No lost event stood behind this position: new ones do, for a position is
+    /// never given twice.
+    position: u64,
 }
 
-pub(super) fn accepted_gaps(folder: &Path) -> Result<Vec<Gap>, StartError> {
+impl AcceptedLosses {
+    pub(super) fn gaps(&self) -> Vec<Gap> {
+        self.groups.iter().map(|(first, last)| Gap { first: *first, last: *last }).collect()
+    }
+}
+
+pub(super) fn accepted_losses(folder: &Path) -> Result<AcceptedLosses, StartError> {
     let path = folder.join(GAPS);
-    let stored: AcceptedGaps = match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| StartError::io(&path, error.into()))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => AcceptedGaps::default(),
-        Err(error) => return Err(StartError::io(&path, error)),
-    };
-    Ok(stored.groups.into_iter().map(|(first, last)| Gap { first, last }).collect())
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| StartError::io(&path, error.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(AcceptedLosses::default()),
+        Err(error) => Err(StartError::io(&path, error)),
+    }
 }
 
-fn accept_gaps(folder: &Path, gaps: &[Gap]) -> Result<(), StartError> {
+fn accept(folder: &Path, losses: &AcceptedLosses) -> Result<(), StartError> {
     let (path, new) = (folder.join(GAPS), folder.join("accepted-gaps.new"));
     let failed = |error| StartError::io(&path, error);
-    let groups = gaps.iter().map(|gap| (gap.first, gap.last)).collect();
-    let bytes = serde_json::to_vec(&AcceptedGaps { groups }).map_err(|error| failed(error.into()))?;
+    let bytes = serde_json::to_vec(losses).map_err(|error| failed(error.into()))?;
     fs::write(&new, bytes).map_err(failed)?;
     fs::File::open(&new).and_then(|file| file.sync_all()).map_err(failed)?;
     fs::rename(&new, &path).and_then(|()| sync_folder(folder)).map_err(failed)
@@ -223,20 +234,30 @@ fn accept_gaps(folder: &Path, gaps: &[Gap]) -> Result<(), StartError> {
 /// # Errors
 /// If the folder is in use or the disk fails.
 pub fn repair(folder: &Path) -> Result<RepairReport, StartError> {
-    let _lock = lock(folder)?;
     let events = folder.join(EVENTS);
-    let mut gaps = accepted_gaps(folder)?;
-    let acknowledged = acknowledged(folder)?;
-    let mut report = journal::repair(&events, acknowledged, &gaps)?;
-    gaps.extend(report.gaps.iter().copied());
-    // What no journal knows any more the database may still lack.
-    let found = beyond(engine(&events)?.group()?, &gaps);
-    if let Some(last) = acknowledged.filter(|acknowledged| found < *acknowledged) {
-        let lost = Gap { first: found + 1, last };
-        gaps.push(lost);
-        report.gaps.push(lost);
+    if !events.exists() {
+        return Err(StartError::io(&events, io::ErrorKind::NotFound.into()));
     }
-    accept_gaps(folder, &gaps)?;
+    let _lock = lock(folder)?;
+    let mut losses = accepted_losses(folder)?;
+    let acknowledged = acknowledged(folder)?;
+    let mut report = journal::repair(&events, acknowledged, &losses.gaps())?;
+    losses.groups.extend(report.gaps.iter().map(|gap| (gap.first, gap.last)));
+    // What no journal knows any more the database may still lack.
+    let mended = engine(&events)?;
+    let found = beyond(mended.group()?, &losses.gaps());
+    if let Some(last) = acknowledged.filter(|acknowledged| found < *acknowledged) {
+        losses.groups.push((found + 1, last));
+        report.gaps.push(Gap { first: found + 1, last });
+    }
+    if report.gaps.is_empty() && report.files.is_empty() {
+        return Ok(report);
+    }
+    let lost: u64 = report.gaps.iter().map(|gap| gap.last - gap.first + 1).sum();
+    let end = mended.last_position()?.0.max(losses.position);
+    losses.position = end.saturating_add((lost + 1).saturating_mul(GROUP_EVENTS)).min(Position::MAX.0 / 2);
+    drop(mended);
+    accept(folder, &losses)?;
     for name in ["views.db", "views.db-wal", "views.db-shm"] {
         let path = folder.join(name);
         match fs::remove_file(&path) {

@@ -1,13 +1,18 @@
 //! `SqliteViews`: the read store of the embedded log, in a SQLite file.
 //!
-//! The file needs no sync of its own: it can be rebuilt from the log. It belongs
-//! to one log, never runs ahead of it, and carries a checksum in each row; where
-//! one of these does not hold, it is thrown away and filled again, and until it
-//! has caught up reads fail instead of showing less than there was.
+//! What was projected last is in memory (`recent`) and can be read there; a thread
+//! of its own carries it to the file in the order of the keys, rows first and the
+//! checkpoint behind them. A crash repeats some of the log and loses nothing.
+//!
+//! The file belongs to one log, never runs ahead of it, and carries a checksum in
+//! each row; where one of these does not hold, it is thrown away and filled again,
+//! and until it has caught up reads fail instead of showing less than there was.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -16,10 +21,12 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use tokio::sync::Notify;
 
 use super::events::{FjallEvents, blocking};
+use super::recent::{Recent, Row as RecentRow, Taken};
 use super::start::StartError;
+use crate::adapters::PAGE_BYTES;
 use crate::adapters::progress::Progress;
 use crate::domain::answer::{Answer, Key};
-use crate::domain::projection::{self, Change};
+use crate::domain::projection::Change;
 use crate::domain::stream::{Position, Revision};
 use crate::ports::{AnswersPage, AnswersQuery, Checkpoint, Health, LogId, Seen, StoreError, ViewReader, ViewWriter};
 
@@ -38,6 +45,10 @@ const READERS: usize = 4;
 const CHECK_AT_START_BYTES: u64 = 64 * 1024 * 1024;
 /// Rows that are checked in one go.
 const CHECK_ROWS: usize = 10_000;
+/// Rows that are written in one transaction.
+const ROWS_AT_ONCE: usize = 512;
+/// How long to wait after a failed write.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
 const SCHEMA: &str = "
     CREATE TABLE views (
@@ -72,12 +83,14 @@ struct Inner {
     /// Grows whenever the file is made anew.
     generation: AtomicU64,
     cache: Cache<Key, CachedRow, Weigh>,
+    recent: Recent,
     reached: Progress,
     /// Until the views are there, reads fail.
     filled_at: AtomicU64,
     /// The last durable position of the log.
     log_end: Box<dyn Fn() -> Position + Send + Sync>,
     put_back: Notify,
+    carrier: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Clone)]
@@ -117,11 +130,16 @@ pub(super) fn open(path: &Path, events: &FjallEvents) -> Result<(SqliteViews, Op
         readers: Mutex::default(),
         generation: AtomicU64::new(0),
         cache: Cache::with_weighter(CACHE_BYTES as usize / 256, CACHE_BYTES, Weigh),
+        recent: Recent::new(position),
         reached: Progress::new(position.0),
         filled_at: AtomicU64::new(filled_at),
         log_end: Box::new(move || end.position()),
         put_back: Notify::new(),
+        carrier: Mutex::default(),
     }));
+    let carrier = views.0.clone();
+    let thread = std::thread::Builder::new().name("views-writer".into()).spawn(move || carrier.carry());
+    *views.0.carrier.lock() = Some(thread.map_err(|error| StartError::io(path, error))?);
     if why.is_none() && size(path) > CHECK_AT_START_BYTES {
         views.check_behind();
     }
@@ -166,17 +184,28 @@ fn check_pages(connection: &Connection) -> Result<(), String> {
     }
 }
 
-/// Reads every row and checks its checksum and order.
+/// Reads every row and checks its checksum and order; some at a time, so that the
+/// file's own log can be emptied in between.
 fn check_rows(connection: &Connection) -> Result<(), StoreError> {
-    let mut last = None;
+    let mut last: Option<Key> = None;
     loop {
-        let query = AnswersQuery { prefix: String::new(), after: last.take(), limit: CHECK_ROWS };
-        let rows = select_page(connection, &query)?;
-        let Some((key, _)) = rows.last() else { return Ok(()) };
-        if rows.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
-            return Err(StoreError::Corrupt { what: "the order of the views".into(), source: None });
+        let after = last.as_ref().map(|key| key.as_str().to_owned());
+        let query = AnswersQuery { prefix: String::new(), after, limit: 0 };
+        let mut statement = PageStatement::new(connection, &query)?;
+        let mut rows = statement.rows(&query)?;
+        let mut read = 0;
+        while read < CHECK_ROWS
+            && let Some((key, _)) = rows.next()?
+        {
+            if last.as_ref().is_some_and(|last| *last >= key) {
+                return Err(StoreError::Corrupt { what: "the order of the views".into(), source: None });
+            }
+            last = Some(key);
+            read += 1;
         }
-        last = Some(key.as_str().to_owned());
+        if read < CHECK_ROWS {
+            return Ok(());
+        }
     }
 }
 
@@ -205,9 +234,11 @@ fn connect(path: &Path, cache_kib: i64) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // Each transaction of the carrier is synced by itself: a sync of all that has
+    // gathered until a checkpoint would hold up the log's own syncs.
+    connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -cache_kib)?;
-    connection.pragma_update(None, "wal_autocheckpoint", 8_000)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 2_000)?;
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
     connection.set_prepared_statement_cache_capacity(16);
     Ok(connection)
@@ -265,38 +296,41 @@ fn end_of_prefix(prefix: &str) -> Option<String> {
     None
 }
 
-fn select_page(connection: &Connection, query: &AnswersQuery) -> Result<Vec<(Key, CachedRow)>, StoreError> {
-    let select = |after: &str, end: &str| {
-        format!(
-            "SELECT key, value, revision, position, checksum FROM answers WHERE key {after} ?1{end} ORDER BY key LIMIT ?3"
-        )
-    };
-    let end = end_of_prefix(&query.prefix);
-    let behind = query.after.as_deref().filter(|after| *after >= query.prefix.as_str());
-    let sql = select(
-        if behind.is_some() { ">" } else { ">=" },
-        if end.is_some() { " AND key < ?2" } else { " AND ?2 IS NULL" },
-    );
-    let start = behind.unwrap_or(&query.prefix);
-    let mut statement = connection.prepare_cached(&sql).map_err(failed)?;
-    let mut rows = statement.query(params![start, end, query.limit]).map_err(failed)?;
-    let mut found = Vec::new();
-    let mut bytes = 0;
-    while let Some(row) = rows.next().map_err(failed)? {
-        let key = Key::from_stored(
-            row.get_ref(0)
-                .map_err(failed)?
-                .as_str()
-                .map_err(|error| StoreError::corrupt("a key of the views", error))?,
-        );
-        let cached = cached_row(key.as_str(), row, 1)?;
-        bytes += key.as_str().len() + cached.value.len();
-        if bytes > crate::adapters::PAGE_BYTES && !found.is_empty() {
-            break;
-        }
-        found.push((key, cached));
+/// The statement behind a page.
+struct PageStatement<'a>(rusqlite::CachedStatement<'a>);
+
+/// The rows of a page, one after the other.
+struct PageRows<'a>(rusqlite::Rows<'a>);
+
+impl<'a> PageStatement<'a> {
+    fn new(connection: &'a Connection, query: &AnswersQuery) -> Result<Self, StoreError> {
+        let after = if start_of(query).1 { ">" } else { ">=" };
+        let end = if end_of_prefix(&query.prefix).is_some() { "key < ?2" } else { "?2 IS NULL" };
+        let columns = "key, value, revision, position, checksum";
+        let sql = format!("SELECT {columns} FROM answers WHERE key {after} ?1 AND {end} ORDER BY key");
+        connection.prepare_cached(&sql).map(Self).map_err(failed)
     }
-    Ok(found)
+
+    fn rows(&mut self, query: &AnswersQuery) -> Result<PageRows<'_>, StoreError> {
+        let (start, _) = start_of(query);
+        self.0.query(params![start, end_of_prefix(&query.prefix)]).map(PageRows).map_err(failed)
+    }
+}
+
+impl PageRows<'_> {
+    fn next(&mut self) -> Result<Option<(Key, CachedRow)>, StoreError> {
+        let Some(row) = self.0.next().map_err(failed)? else { return Ok(None) };
+        let no_text = |error| StoreError::corrupt("a key of the views", error);
+        let key = Key::from_stored(row.get_ref(0).map_err(failed)?.as_str().map_err(no_text)?);
+        let cached = cached_row(key.as_str(), row, 1)?;
+        Ok(Some((key, cached)))
+    }
+}
+
+/// Where a page starts, and whether right behind that.
+fn start_of(query: &AnswersQuery) -> (&str, bool) {
+    let behind = query.after.as_deref().filter(|after| *after >= query.prefix.as_str());
+    (behind.unwrap_or(&query.prefix), behind.is_some())
 }
 
 impl SqliteViews {
@@ -305,8 +339,14 @@ impl SqliteViews {
         size(&self.0.path)
     }
 
-    /// Writes what is in SQLite's own log back to the file and closes it.
+    /// Carries what is in memory to the file and closes it.
     pub fn close(&self) {
+        self.0.recent.close();
+        if let Some(carrier) = self.0.carrier.lock().take()
+            && carrier.join().is_err()
+        {
+            tracing::error!("the thread that writes the views panicked");
+        }
         self.0.readers.lock().clear();
         if let Some(writer) = self.0.writer.lock().take()
             && let Err((_, error)) = writer.close()
@@ -369,6 +409,7 @@ impl Inner {
         self.readers.lock().clear();
         self.filled_at.store((self.log_end)().0.max(1), Ordering::Release);
         self.reached.put_back();
+        self.recent.clear();
         self.cache.clear();
         match create(&self.path, self.log) {
             Ok(connection) => *writer = Some(connection),
@@ -386,12 +427,6 @@ impl Inner {
         Ok(())
     }
 
-    fn stored_checkpoint(connection: &Connection) -> Result<Checkpoint, StoreError> {
-        let mut statement = connection.prepare_cached("SELECT position FROM views").map_err(failed)?;
-        let position = statement.query_row([], |row| row.get::<_, u64>(0)).map_err(failed)?;
-        Ok(Checkpoint::at(Position(position)))
-    }
-
     fn select_row(connection: &Connection, key: &Key) -> Result<Option<CachedRow>, StoreError> {
         let sql = "SELECT value, revision, position, checksum FROM answers WHERE key = ?1";
         let mut statement = connection.prepare_cached(sql).map_err(failed)?;
@@ -400,90 +435,150 @@ impl Inner {
     }
 
     fn row(&self, key: &Key) -> Result<Seen<Option<CachedRow>>, StoreError> {
-        // Taken first: what is read after it is at least as new.
-        let reached = Position(self.reached.get());
-        let seen = |row: CachedRow| Seen { position: reached.max(row.position), found: Some(row) };
-        match self.cache.get_value_or_guard(key, None) {
-            GuardResult::Value(row) => Ok(seen(row)),
+        let found = match self.cache.get_value_or_guard(key, None) {
+            GuardResult::Value(row) => Some(row),
             GuardResult::Guard(guard) => {
-                if let Some(row) = self.read(|connection| Self::select_row(connection, key))? {
+                let found = match self.recent.get(key) {
+                    Some(row) => {
+                        row.value.map(|value| CachedRow { value, revision: row.revision, position: row.position })
+                    }
+                    None => self.read(|connection| Self::select_row(connection, key))?,
+                };
+                if let Some(row) = &found {
                     // Refused if the row was written meanwhile, which is as it must be.
                     let _ = guard.insert(row.clone());
-                    return Ok(seen(row));
                 }
-                // A removal leaves no position: the checkpoint behind it stands in.
-                let position = self.read(Self::stored_checkpoint)?.position();
-                Ok(Seen { found: None, position: position.max(reached) })
+                found
             }
-            GuardResult::Timeout => Err(StoreError::Busy),
-        }
+            GuardResult::Timeout => return Err(StoreError::Busy),
+        };
+        let position = self.seen(found.as_ref().map(|row| row.position));
+        Ok(Seen { found, position })
+    }
+
+    /// A position that covers all that has been read before this is called: what is
+    /// projected is in memory first, and the mark is moved right behind it.
+    fn seen(&self, row: Option<Position>) -> Position {
+        Position(self.reached.get()).max(row.unwrap_or_default()).max(self.recent.position())
     }
 
     fn page(&self, query: &AnswersQuery) -> Result<Seen<AnswersPage>, StoreError> {
-        let one_more = AnswersQuery { limit: query.limit + 1, ..query.clone() };
-        let (rows, position) = self.read(|connection| {
-            let snapshot = connection.unchecked_transaction().map_err(failed)?;
-            let position = Self::stored_checkpoint(&snapshot)?.position();
-            Ok((select_page(&snapshot, &one_more)?, position))
-        })?;
-        let answers = rows.into_iter().map(|(key, row)| Answer { key, value: row.value, revision: row.revision });
-        let mut answers: Vec<_> = answers.collect();
-        let full = answers.len() > query.limit;
-        answers.truncate(query.limit);
-        let more = full || answers.len() < query.limit && self.has_more(query, answers.last())?;
-        Ok(Seen { found: AnswersPage { answers, more }, position })
+        let start = query.after.as_deref().filter(|after| *after >= query.prefix.as_str());
+        // Memory first: what leaves it meanwhile is in the file then.
+        let recent = self.recent.range(&query.prefix, start, query.limit + 1);
+        let positions = recent.iter().map(|(_, row)| row.position);
+        let last = positions.chain([Position(self.reached.get())]).max();
+        let mut page = self.read(|connection| merge(connection, query, recent))?;
+        page.found.answers.truncate(query.limit);
+        page.position = self.seen(Some(page.position).max(last));
+        Ok(page)
     }
 
-    /// Whether a page that ended early ended for its size.
-    fn has_more(&self, query: &AnswersQuery, last: Option<&Answer>) -> Result<bool, StoreError> {
-        let Some(last) = last else { return Ok(false) };
-        let next = AnswersQuery { after: Some(last.key.as_str().into()), limit: 1, ..query.clone() };
-        self.read(|connection| select_page(connection, &next)).map(|rows| !rows.is_empty())
-    }
-
-    fn write(&self, from: Checkpoint, mut changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError> {
-        let mut writer = self.writer.lock();
-        let closed = StoreError::Unavailable { what: "the views", source: None };
-        let connection = writer.as_mut().ok_or(closed)?;
-        let seen = Self::stored_checkpoint(connection)?;
-        if seen != from {
-            return Err(StoreError::Conflict);
-        }
+    /// Takes changes into memory, where they can be read at once.
+    fn take(&self, from: Checkpoint, mut changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError> {
+        let seen = Checkpoint::at(Position(self.reached.get()));
         changes.retain(|change| !seen.has_reached(change.position));
-        projection::fold(&mut changes);
-        // Neighbours share pages of the tree.
-        changes.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        let transaction = connection.transaction().map_err(failed)?;
-        write_rows(&transaction, &changes).map_err(failed)?;
-        let moved =
-            transaction.prepare_cached("UPDATE views SET position = ?1").map_err(failed)?.execute([to.position().0]);
-        moved.map_err(failed)?;
-        transaction.commit().map_err(failed)?;
-        for change in &changes {
-            self.cache.remove(&change.key);
+        let keys: Vec<_> = changes.iter().map(|change| change.key.clone()).collect();
+        match self.recent.put(from, changes, to) {
+            Taken::Yes => {}
+            Taken::WrongPlace => return Err(StoreError::Conflict),
+            Taken::Closed => return Err(StoreError::Unavailable { what: "the views", source: None }),
+        }
+        for key in &keys {
+            self.cache.remove(key);
         }
         self.reached.advance(to.position().0);
         Ok(())
     }
+
+    /// Carries what is in memory to the file, until the views are closed.
+    fn carry(&self) {
+        while let Some(load) = self.recent.next_load() {
+            let generation = self.generation.load(Ordering::Acquire);
+            match self.write(&load.rows, load.to) {
+                Ok(()) => self.recent.carried(&load),
+                Err(error @ StoreError::Corrupt { .. }) => self.rebuild(generation, &error),
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "the views could not be written; it is tried again");
+                    std::thread::sleep(RETRY);
+                }
+            }
+        }
+    }
+
+    /// Rows first, some at a time, and behind them the checkpoint.
+    fn write(&self, rows: &BTreeMap<Key, RecentRow>, to: Position) -> Result<(), StoreError> {
+        let closed = || StoreError::Unavailable { what: "the views", source: None };
+        let mut rows = rows.iter().peekable();
+        while rows.peek().is_some() {
+            let mut writer = self.writer.lock();
+            let transaction = writer.as_mut().ok_or_else(closed)?.transaction().map_err(failed)?;
+            write_rows(&transaction, rows.by_ref().take(ROWS_AT_ONCE)).map_err(failed)?;
+            transaction.commit().map_err(failed)?;
+        }
+        let mut writer = self.writer.lock();
+        let connection = writer.as_mut().ok_or_else(closed)?;
+        connection.execute("UPDATE views SET position = ?1", [to.0]).map_err(failed)?;
+        Ok(())
+    }
 }
 
-fn write_rows(transaction: &rusqlite::Transaction<'_>, changes: &[Change]) -> rusqlite::Result<()> {
+fn write_rows<'a>(
+    transaction: &rusqlite::Transaction<'_>,
+    rows: impl Iterator<Item = (&'a Key, &'a RecentRow)>,
+) -> rusqlite::Result<()> {
     let mut put = transaction.prepare_cached("REPLACE INTO answers VALUES (?1, ?2, ?3, ?4, ?5)")?;
     let mut remove = transaction.prepare_cached("DELETE FROM answers WHERE key = ?1")?;
-    for Change { key, value, revision, position } in changes {
+    for (key, row) in rows {
         let key = key.as_str();
-        match value {
-            Some(value) => put.execute(params![
-                key,
-                &**value,
-                revision.0,
-                position.0,
-                checksum(key, value, revision.0, position.0)
-            ])?,
+        let (revision, position) = (row.revision.0, row.position.0);
+        match &row.value {
+            Some(value) => {
+                let sum = checksum(key, value, revision, position);
+                put.execute(params![key, &**value, revision, position, sum])?
+            }
             None => remove.execute([key])?,
         };
     }
     Ok(())
+}
+
+/// A page of what is in the file and in memory together; up to one answer more
+/// than asked for. Where both have a row, the later one counts.
+fn merge(
+    connection: &Connection,
+    query: &AnswersQuery,
+    recent: Vec<(Key, RecentRow)>,
+) -> Result<Seen<AnswersPage>, StoreError> {
+    let mut answers = Vec::new();
+    let (mut bytes, mut position, mut more) = (0, Position::START, false);
+    let mut recent = recent.into_iter().peekable();
+    let mut statement = PageStatement::new(connection, query)?;
+    let mut stored = statement.rows(query)?;
+    let mut next_stored = stored.next()?;
+    while answers.len() <= query.limit {
+        let order = match (recent.peek(), &next_stored) {
+            (None, None) => break,
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some((key, _)), Some((stored_key, _))) => key.cmp(stored_key),
+        };
+        let memory = if order.is_le() { recent.next() } else { None };
+        let file = if order.is_ge() { std::mem::replace(&mut next_stored, stored.next()?) } else { None };
+        let memory = memory.map(|(key, row)| (key, row.value, row.revision, row.position));
+        let file = file.map(|(key, row)| (key, Some(row.value), row.revision, row.position));
+        let Some((key, value, revision, at)) = memory.into_iter().chain(file).max_by_key(|row| row.3) else { break };
+        let Some(value) = value else { continue };
+        bytes += key.as_str().len() + value.len();
+        if bytes > PAGE_BYTES && !answers.is_empty() {
+            more = true;
+            break;
+        }
+        position = position.max(at);
+        answers.push(Answer { key, value, revision });
+    }
+    more |= answers.len() > query.limit;
+    Ok(Seen { found: AnswersPage { answers, more }, position })
 }
 
 #[async_trait]
@@ -516,26 +611,12 @@ impl ViewReader for SqliteViews {
 #[async_trait]
 impl ViewWriter for SqliteViews {
     async fn resume(&self) -> Result<Checkpoint, StoreError> {
-        let inner = self.0.clone();
-        blocking(move || {
-            let writer = inner.writer.lock();
-            let closed = StoreError::Unavailable { what: "the views", source: None };
-            Inner::stored_checkpoint(writer.as_ref().ok_or(closed)?)
-        })
-        .await
+        Ok(Checkpoint::at(self.0.recent.position()))
     }
 
     async fn apply(&self, from: Checkpoint, changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError> {
         let inner = self.0.clone();
-        let applied = blocking(move || {
-            let generation = inner.generation.load(Ordering::Acquire);
-            let applied = inner.write(from, changes, to);
-            if let Err(error @ StoreError::Corrupt { .. }) = &applied {
-                inner.rebuild(generation, error);
-            }
-            applied
-        });
-        applied.await
+        blocking(move || inner.take(from, changes, to)).await
     }
 
     async fn put_back(&self) {

@@ -17,7 +17,7 @@ use super::watermark::Watermark;
 use super::{journal, record, start};
 use crate::domain::answer::AnswerEventKind;
 use crate::domain::outcome::{IdempotencyKey, Kept, Outcome, Refused};
-use crate::domain::stream::{ExpectedRevision, NewEvent, Position, StreamId};
+use crate::domain::stream::{ExpectedRevision, NewEvent, Position, Revision, StreamId};
 use crate::ports::{Appended, Claim, ClaimedAppend, StoreError, done};
 
 /// A group holds at most this many jobs; more would only add to their latency.
@@ -92,11 +92,14 @@ pub(super) struct Writer {
     group: u64,
     watermark: Watermark,
     swept: Instant,
+    /// Where those who wait for answers live, if the store was opened there.
+    runtime: Option<tokio::runtime::Handle>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, queue: Receiver<Job>, group: u64, watermark: Watermark) -> Self {
-        Self { shared, queue, group, watermark, swept: Instant::now() }
+        let runtime = tokio::runtime::Handle::try_current().ok();
+        Self { shared, queue, group, watermark, swept: Instant::now(), runtime }
     }
 
     /// Works until every sender is gone.
@@ -149,14 +152,22 @@ impl Writer {
         let Group { batch, answers, next, again, .. } = group;
         let durable = self.commit(&engine, batch, next, answers.len());
         drop(engine);
-        for answer in answers {
-            answer(durable.clone());
-        }
+        self.answer(answers, durable.clone());
         if durable.is_err() {
             self.reopen();
         }
         if !again.is_empty() {
             self.write(again);
+        }
+    }
+
+    /// Answers a group. One task of the runtime does it: to wake each of those who
+    /// wait from this thread would cost more than the write.
+    fn answer(&self, answers: Vec<Answer>, durable: Result<(), StoreError>) {
+        let all = move || answers.into_iter().for_each(|answer| answer(durable.clone()));
+        match &self.runtime {
+            Some(runtime) => drop(runtime.spawn(async move { all() })),
+            None => all(),
         }
     }
 
@@ -205,13 +216,20 @@ impl Writer {
     /// until the disk takes writes again. What was never acknowledged is cut off,
     /// for a failed sync leaves pages that look written and are not.
     fn reopen(&mut self) {
+        let mut next_try = Instant::now() + REOPEN;
         loop {
-            match self.queue.recv_timeout(REOPEN) {
-                Ok(job) => job.fail(StoreError::Unavailable { what: "the event log", source: None }),
-                Err(RecvTimeoutError::Timeout) => match self.try_reopen() {
+            let left = next_try.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                match self.try_reopen() {
                     Ok(()) => break,
                     Err(error) => tracing::error!(error = %error, "the log could not be opened again"),
-                },
+                }
+                next_try = Instant::now() + REOPEN;
+                continue;
+            }
+            match self.queue.recv_timeout(left) {
+                Ok(job) => job.fail(StoreError::Unavailable { what: "the event log", source: None }),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -234,7 +252,7 @@ impl Writer {
             }
         }
         let events = folder.join(start::EVENTS);
-        journal::cut_after_group(&events, self.group, &start::accepted_gaps(folder)?)?;
+        journal::cut_after_group(&events, self.group, &start::accepted_losses(folder)?.gaps())?;
         let opened = start::open(folder)?;
         self.group = opened.group;
         self.watermark = opened.watermark;
@@ -390,7 +408,16 @@ impl<'a> Group<'a> {
         if head.is_none_or(|head| head.revision < first) {
             return Err(StoreError::Conflict);
         }
-        let stored = self.engine.read(stream, first, crate::ports::Direction::Forwards, events.len())?;
+        let mut stored = Vec::new();
+        // Pages are bounded in bytes.
+        while stored.len() < events.len() {
+            let (from, left) = (Revision(first.0 + stored.len() as u64), events.len() - stored.len());
+            let page = self.engine.read(stream, from, crate::ports::Direction::Forwards, left)?;
+            if page.is_empty() {
+                break;
+            }
+            stored.extend(page);
+        }
         let same = stored.len() == events.len() && stored.iter().zip(events).all(|(a, b)| a.event.id == b.id);
         let positions = stored.iter().map(|recorded| recorded.position).collect();
         if same { Ok(Appended { first, positions }) } else { Err(StoreError::Conflict) }

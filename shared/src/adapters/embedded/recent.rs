@@ -1,0 +1,240 @@
+//! Rows that were projected and are not in the file yet: readable in memory, and
+//! carried away in loads that are large enough to be worth the writing.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::domain::answer::Key;
+use crate::domain::projection::Change;
+use crate::domain::stream::{Position, Revision};
+use crate::ports::Checkpoint;
+
+/// A load is taken away when it has this many rows or bytes, or is this old.
+const LOAD_ROWS: usize = 256 * 1024;
+const LOAD_BYTES: usize = 48 * 1024 * 1024;
+const LOAD_AGE: Duration = Duration::from_secs(1);
+/// What a row takes beside its texts, about.
+const ROW_BYTES: usize = 128;
+
+/// A row, or where one was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    /// None: removed.
+    pub(super) value: Option<Arc<str>>,
+    pub(super) revision: Revision,
+    pub(super) position: Position,
+}
+
+/// Rows on their way to the file, and how far they lead.
+#[derive(Clone)]
+pub(super) struct Load {
+    pub(super) rows: Arc<BTreeMap<Key, Row>>,
+    pub(super) to: Position,
+}
+
+/// What became of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    /// The views are not where the changes begin.
+    WrongPlace,
+    Closed,
+}
+
+pub(super) struct Recent {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// What gathers.
+    rows: BTreeMap<Key, Row>,
+    bytes: usize,
+    since: Option<Instant>,
+    to: Position,
+    /// What is being carried.
+    load: Option<Load>,
+    closed: bool,
+}
+
+impl State {
+    fn is_full(&self) -> bool {
+        self.rows.len() >= LOAD_ROWS || self.bytes >= LOAD_BYTES
+    }
+
+    fn is_ripe(&self) -> bool {
+        self.is_full() || self.closed || self.since.is_some_and(|since| since.elapsed() >= LOAD_AGE)
+    }
+
+    fn get(&self, key: &Key) -> Option<&Row> {
+        self.rows.get(key).or_else(|| self.load.as_ref()?.rows.get(key))
+    }
+}
+
+impl Recent {
+    /// Nothing, behind a file that has come to this position.
+    pub(super) fn new(position: Position) -> Self {
+        let state = State { rows: BTreeMap::new(), bytes: 0, since: None, to: position, load: None, closed: false };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// How far the views are.
+    pub(super) fn position(&self) -> Position {
+        self.state.lock().to
+    }
+
+    /// The row of a key, if it is not in the file alone.
+    pub(super) fn get(&self, key: &Key) -> Option<Row> {
+        self.state.lock().get(key).cloned()
+    }
+
+    /// Rows whose keys begin with a prefix and stand behind a key, in order, until
+    /// `live` of them have a value.
+    pub(super) fn range(&self, prefix: &str, after: Option<&str>, live: usize) -> Vec<(Key, Row)> {
+        let start = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let state = self.state.lock();
+        let none = BTreeMap::new();
+        let carried = state.load.as_ref().map_or(&none, |load| &*load.rows);
+        let mut new = state.rows.range::<str, _>((start, Bound::Unbounded)).peekable();
+        let mut old = carried.range::<str, _>((start, Bound::Unbounded)).peekable();
+        let mut found = Vec::new();
+        let mut living = 0;
+        while living < live {
+            let order = match (new.peek(), old.peek()) {
+                (None, None) => break,
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (Some((new, _)), Some((old, _))) => new.cmp(old),
+            };
+            let older = if order.is_ge() { old.next() } else { None };
+            let newer = if order.is_le() { new.next() } else { None };
+            let Some((key, row)) = newer.or(older).filter(|(key, _)| key.as_str().starts_with(prefix)) else { break };
+            living += usize::from(row.value.is_some());
+            found.push((key.clone(), row.clone()));
+        }
+        found
+    }
+
+    /// Takes changes in the order of the log; waits while too much has gathered.
+    pub(super) fn put(&self, from: Checkpoint, changes: Vec<Change>, to: Checkpoint) -> Taken {
+        let mut state = self.state.lock();
+        while state.is_full() && !state.closed {
+            self.changed.wait(&mut state);
+        }
+        if state.closed {
+            return Taken::Closed;
+        }
+        if Checkpoint::at(state.to) != from {
+            return Taken::WrongPlace;
+        }
+        for Change { key, value, revision, position } in changes {
+            let bytes = key.as_str().len() + value.as_ref().map_or(0, |value| value.len()) + ROW_BYTES;
+            state.bytes += bytes;
+            state.rows.insert(key, Row { value, revision, position });
+        }
+        state.to = to.position();
+        state.since.get_or_insert_with(Instant::now);
+        if state.is_full() {
+            self.changed.notify_all();
+        }
+        Taken::Yes
+    }
+
+    /// The next load to carry, once it is worth it; none when all is carried and the
+    /// views are closed. A load that was not carried is given again.
+    pub(super) fn next_load(&self) -> Option<Load> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(load) = &state.load {
+                return Some(load.clone());
+            }
+            if state.since.is_some() && state.is_ripe() {
+                state.bytes = 0;
+                state.since = None;
+                let load = Load { rows: Arc::new(std::mem::take(&mut state.rows)), to: state.to };
+                state.load = Some(load.clone());
+                self.changed.notify_all();
+                return Some(load);
+            }
+            if state.closed {
+                return None;
+            }
+            self.changed.wait_for(&mut state, LOAD_AGE / 4);
+        }
+    }
+
+    /// A load is in the file.
+    pub(super) fn carried(&self, load: &Load) {
+        let mut state = self.state.lock();
+        let done = state.load.take_if(|carried| Arc::ptr_eq(&carried.rows, &load.rows));
+        drop(state);
+        // Many rows take a while to give back: not under the lock.
+        drop(done);
+        self.changed.notify_all();
+    }
+
+    /// Forgets everything: the file begins anew.
+    pub(super) fn clear(&self) {
+        let mut state = self.state.lock();
+        state.rows.clear();
+        state.bytes = 0;
+        state.since = None;
+        state.load = None;
+        state.to = Position::START;
+        self.changed.notify_all();
+    }
+
+    /// Takes no more; what is there is still carried.
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(key: &str, value: Option<&str>, position: u64) -> Change {
+        Change {
+            key: Key::from_stored(key),
+            value: value.map(Into::into),
+            revision: Revision(0),
+            position: Position(position),
+        }
+    }
+
+    fn keys(recent: &Recent, prefix: &str, after: Option<&str>, live: usize) -> Vec<(String, u64)> {
+        let found = recent.range(prefix, after, live);
+        found.into_iter().map(|(key, row)| (key.to_string(), row.position.0)).collect()
+    }
+
+    #[test]
+    fn what_gathers_hides_what_is_carried() {
+        let recent = Recent::new(Position::START);
+        let at = |position| Checkpoint::at(Position(position));
+        let first = vec![change("a", Some("1"), 1), change("b", Some("1"), 2), change("c", Some("1"), 3)];
+        assert_eq!(recent.put(at(0), first, at(3)), Taken::Yes);
+        std::thread::sleep(LOAD_AGE);
+        let load = recent.next_load().expect("it is old enough");
+        assert_eq!(recent.put(at(3), vec![change("b", None, 4)], at(4)), Taken::Yes);
+        assert_eq!(recent.put(at(3), vec![], at(5)), Taken::WrongPlace);
+        assert_eq!(keys(&recent, "", None, 9), [("a".into(), 1), ("b".into(), 4), ("c".into(), 3)]);
+        assert_eq!(keys(&recent, "", None, 1), [("a".into(), 1)]);
+        assert_eq!(keys(&recent, "", Some("a"), 1), [("b".into(), 4), ("c".into(), 3)]);
+        assert_eq!(keys(&recent, "b", None, 9), [("b".into(), 4)]);
+        recent.carried(&load);
+        assert_eq!(keys(&recent, "", None, 9), [("b".into(), 4)]);
+        assert_eq!(recent.get(&Key::from_stored("a")), None);
+        recent.close();
+        assert_eq!(recent.put(at(4), vec![], at(5)), Taken::Closed);
+        let rest = recent.next_load().expect("what is left");
+        assert_eq!(rest.to, Position(4));
+        recent.carried(&rest);
+        assert!(recent.next_load().is_none());
+    }
+}
