@@ -35,6 +35,7 @@ pub async fn views(reader: Arc<dyn ViewReader>, writer: Arc<dyn ViewWriter>) {
     views.values_are_kept_as_they_are().await;
     views.keys_are_listed_by_their_bytes().await;
     views.prefixes_end_where_they_should().await;
+    views.lists_show_what_was_applied_last().await;
     views.large_pages_are_read_whole().await;
     views.waiters_wake_when_they_should().await;
     views.nobody_sees_less_than_was_reached().await;
@@ -289,6 +290,40 @@ impl Views {
             let Some(first) = expected.first() else { continue };
             let page = self.page(query(&prefix, None, 1)).await;
             assert_eq!(page, (vec![first.clone()], expected.len() > 1), "the first with prefix {prefix:?}");
+        }
+    }
+
+    /// Whether a change is old or new must not show, wherever an adapter keeps it.
+    async fn lists_show_what_was_applied_last(&mut self) {
+        for settle in [0, 50, 500].map(Duration::from_millis) {
+            let base = fresh();
+            let keys: Vec<_> = (0..40).map(|number| key(format!("{base}{number:02}"))).collect();
+            self.apply(&keys.iter().map(|key| (key, Some("old"))).collect::<Vec<_>>()).await;
+            tokio::time::sleep(settle).await;
+            // Of the first thirty every fifth stays; of the others every second is new.
+            let removed = keys[..30].iter().enumerate().filter(|(at, _)| at % 5 != 4).map(|(_, key)| (key, None));
+            let renewed = keys[30..].iter().step_by(2).map(|key| (key, Some("new")));
+            self.apply(&removed.chain(renewed).collect::<Vec<_>>()).await;
+            let left = |(at, key): (usize, &Key)| match at {
+                0..30 => (at % 5 == 4).then(|| (key.clone(), "old")),
+                _ => Some((key.clone(), if at % 2 == 0 { "new" } else { "old" })),
+            };
+            let left: Vec<_> = keys.iter().enumerate().filter_map(left).collect();
+            for limit in [1, 2, 3, 7, 100] {
+                let mut read = Vec::new();
+                loop {
+                    let after = read.last().map(|(key, _): &(Key, _)| key.as_str().to_owned());
+                    let page = self.reader.answers(query(&base, after.as_deref(), limit)).await.expect("listed").found;
+                    assert!(page.answers.len() <= limit, "{} answers, more than {limit}", page.answers.len());
+                    assert!(!page.more || !page.answers.is_empty(), "a page with more behind it holds something");
+                    read.extend(page.answers.into_iter().map(|answer| (answer.key, answer.value)));
+                    if !page.more {
+                        break;
+                    }
+                }
+                let read: Vec<_> = read.iter().map(|(key, value)| (key.clone(), &**value)).collect();
+                assert_eq!(read, left, "pages of {limit}, {settle:?} after the first changes");
+            }
         }
     }
 

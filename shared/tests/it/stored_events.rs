@@ -191,7 +191,7 @@ async fn views_are_read(store: &shared::adapters::embedded::Embedded) {
     let page = store.views.answers(all.clone()).await.unwrap().found;
     let large =
         Answer { key: Key::from_stored("large"), value: "0123456789".repeat(400).into(), revision: Revision::FIRST };
-    assert_eq!(page.answers, [large.clone()]);
+    assert_eq!(page.answers, std::slice::from_ref(&large));
     model::pair::project(&store.events, &store.views, Position(8)).await;
     let page = store.views.answers(all).await.unwrap().found;
     let z = Answer { key: Key::from_stored("z"), value: "last".into(), revision: Revision::FIRST };

@@ -93,7 +93,7 @@ fn claim(number: usize, fingerprint: u8) -> Claim {
 
 pub(crate) fn claim_key(number: usize) -> IdempotencyKey {
     let key = IdempotencyKey::parse(&format!("key{}", number / 2)).expect("valid");
-    if number % 2 == 0 { key } else { key.of_line(number as u64) }
+    if number.is_multiple_of(2) { key } else { key.of_line(number as u64) }
 }
 
 fn kept(kept: &Kept) -> Answer {

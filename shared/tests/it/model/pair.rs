@@ -122,7 +122,9 @@ impl Pair {
     }
 
     pub(crate) fn close(&mut self) {
-        self.store.take().map(support::close);
+        if let Some(store) = self.store.take() {
+            support::close(store);
+        }
     }
 
     pub(crate) fn open(&mut self) {
