@@ -9,6 +9,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -24,7 +25,7 @@ use shared::domain::time::Timestamp;
 use shared::error::Error;
 use shared::metrics::Metrics;
 use shared::ports::{Appended, Claim, ClaimedAppend, EventStore, Outcomes, StoreError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -58,12 +59,40 @@ struct Inner {
     busy: Vec<Mutex<HashMap<Key, VecDeque<Waiting>>>>,
     hasher: RandomState,
     states: Cache<Key, AnswerState>,
-    waiting: Arc<Semaphore>,
+    waiting: Arc<Places>,
     claimed: Arc<Mutex<HashSet<IdempotencyKey>>>,
 }
 
-/// A place among the commands that wait.
-pub struct Place(#[expect(dead_code, reason = "held, and given back when dropped")] OwnedSemaphorePermit);
+/// What may wait at once; to take and give back costs one atomic step.
+struct Places {
+    taken: AtomicUsize,
+    /// Who waits for a place.
+    waiting: AtomicUsize,
+    given_back: Notify,
+}
+
+impl Places {
+    fn take(self: &Arc<Self>, units: usize) -> Option<Place> {
+        let before = self.taken.fetch_add(units, Ordering::AcqRel);
+        let place = Place { of: self.clone(), units };
+        (before + units <= WAITING_UNITS).then_some(place)
+    }
+}
+
+/// A place among the commands that wait, given back when dropped.
+pub struct Place {
+    of: Arc<Places>,
+    units: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.of.taken.fetch_sub(self.units, Ordering::AcqRel);
+        if self.of.waiting.load(Ordering::Acquire) > 0 {
+            self.of.given_back.notify_waiters();
+        }
+    }
+}
 
 /// The right to use an `Idempotency-Key` in this process, for as long as it lives.
 pub struct Claiming {
@@ -122,7 +151,11 @@ impl Commands {
             busy: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             states: Cache::new(STATES),
-            waiting: Arc::new(Semaphore::new(WAITING_UNITS)),
+            waiting: Arc::new(Places {
+                taken: AtomicUsize::new(0),
+                waiting: AtomicUsize::new(0),
+                given_back: Notify::new(),
+            }),
             claimed: Arc::default(),
         }))
     }
@@ -132,8 +165,7 @@ impl Commands {
     /// # Errors
     /// `Busy` if too much is waiting.
     pub fn place(&self, command: &AnswerCommand) -> Result<Place, Error> {
-        let permit = self.0.waiting.clone().try_acquire_many_owned(units(command));
-        permit.map(Place).map_err(|_| Error::Failed(StoreError::Busy))
+        self.0.waiting.take(units(command)).ok_or(Error::Failed(StoreError::Busy))
     }
 
     /// A place for a command, waiting for it.
@@ -141,9 +173,24 @@ impl Commands {
     /// # Errors
     /// `Busy` if there is none within some seconds.
     pub async fn wait_for_place(&self, command: &AnswerCommand) -> Result<Place, Error> {
-        let permit = self.0.waiting.clone().acquire_many_owned(units(command));
-        let permit = tokio::time::timeout(CONFLICT_TIME, permit).await;
-        permit.ok().and_then(Result::ok).map(Place).ok_or(Error::Failed(StoreError::Busy))
+        let (places, units) = (&self.0.waiting, units(command));
+        if let Some(place) = places.take(units) {
+            return Ok(place);
+        }
+        let wait = async {
+            loop {
+                // Looking again after listening: nothing is missed.
+                let given_back = places.given_back.notified();
+                match places.take(units) {
+                    Some(place) => return place,
+                    None => given_back.await,
+                }
+            }
+        };
+        places.waiting.fetch_add(1, Ordering::AcqRel);
+        let place = tokio::time::timeout(CONFLICT_TIME, wait).await;
+        places.waiting.fetch_sub(1, Ordering::AcqRel);
+        place.map_err(|_| Error::Failed(StoreError::Busy))
     }
 
     /// Claims an `Idempotency-Key` for a request and looks up what is kept under it.
@@ -243,8 +290,8 @@ async fn led(lead: Detach, answer: oneshot::Receiver<Result<Outcome, Error>>) ->
     answered.map_err(lost)?
 }
 
-fn units(command: &AnswerCommand) -> u32 {
-    u32::try_from(1 + command.size() / UNIT_BYTES).unwrap_or(u32::MAX)
+fn units(command: &AnswerCommand) -> usize {
+    1 + command.size() / UNIT_BYTES
 }
 
 impl Inner {

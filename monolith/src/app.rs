@@ -47,10 +47,11 @@ pub(crate) async fn serve(config: Config, choice: Choice) -> Result<(), Failure>
     tracing::info!(storage = choice.kind.name(), why = choice.why, addresses, version = VERSION, "serving");
     let projecting = tokio::spawn(projector.run(lifecycle.clone()));
     let living = tokio::spawn(async move { live.run().await });
-    let serving = tokio::spawn(server.serve(listeners));
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let serving = tokio::spawn(server.serve(listeners, threads));
 
     end(&mut signals, &config, &lifecycle).await;
-    serving.await?;
+    serving.await??;
     projecting.await?;
     living.await?;
     tokio::task::spawn_blocking(storage.close).await?;

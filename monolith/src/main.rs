@@ -60,7 +60,7 @@ fn run() -> Result<(), Failure> {
             let config = Config::from_vars(environment()?)?;
             let choice = storage::choose(&config, in_memory)?;
             shared::logging::start(&config)?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
             runtime.block_on(app::serve(config, choice))?;
         }
     }

@@ -21,8 +21,6 @@ pub struct Metrics {
     registry: Registry,
     /// Requests by method, route and status: how many and how long.
     pub requests: HistogramVec,
-    /// Requests that are being answered.
-    pub in_flight: IntGauge,
     /// Open connections.
     pub connections: IntGauge,
     /// Commands by verb and outcome.
@@ -145,7 +143,6 @@ impl Metrics {
                 histogram("http_request_duration_seconds", "Time until a response begins.", &LATENCIES),
                 &["method", "route", "status"],
             )?,
-            in_flight: IntGauge::with_opts(opts("http_requests_in_flight", "Requests that are being answered."))?,
             connections: IntGauge::with_opts(opts("http_connections", "Open connections."))?,
             commands: IntCounterVec::new(
                 opts("commands_total", "Commands by verb and outcome."),
@@ -160,7 +157,6 @@ impl Metrics {
         let registry = &metrics.registry;
         registry.register(Box::new(build))?;
         registry.register(Box::new(metrics.requests.clone()))?;
-        registry.register(Box::new(metrics.in_flight.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.commands.clone()))?;
         registry.register(Box::new(metrics.log_head.clone()))?;

@@ -1,37 +1,47 @@
 //! A number that grows, and those who wait for it: one waiter list a process,
 //! however many requests wait.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tokio::sync::watch;
 
-/// A value that grows and can be waited for.
+/// A value that grows and can be waited for. Reading it takes no lock.
 #[derive(Debug)]
-pub(crate) struct Progress(watch::Sender<u64>);
+pub(crate) struct Progress {
+    now: AtomicU64,
+    told: watch::Sender<u64>,
+}
 
 impl Progress {
     pub(crate) fn new(start: u64) -> Self {
-        Self(watch::Sender::new(start))
+        Self { now: AtomicU64::new(start), told: watch::Sender::new(start) }
     }
 
     pub(crate) fn get(&self) -> u64 {
-        *self.0.borrow()
+        self.now.load(Ordering::Acquire)
     }
 
     /// Moves forward; a smaller value changes nothing.
     pub(crate) fn advance(&self, to: u64) {
-        self.0.send_if_modified(|now| {
+        self.told.send_if_modified(|now| {
             let grows = to > *now;
             *now = to.max(*now);
+            self.now.store(*now, Ordering::Release);
             grows
         });
     }
 
     /// Begins again before everything.
+    #[cfg(feature = "embedded")]
     pub(crate) fn put_back(&self) {
-        self.0.send_replace(0);
+        self.told.send_modify(|now| {
+            *now = 0;
+            self.now.store(0, Ordering::Release);
+        });
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
+        self.told.subscribe()
     }
 
     /// Returns once the value is at least this.

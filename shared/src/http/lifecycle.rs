@@ -43,6 +43,11 @@ impl Lifecycle {
         self.0.stopping.is_cancelled()
     }
 
+    /// Whether what is open is cut.
+    pub fn is_cutting(&self) -> bool {
+        self.0.cut.is_cancelled()
+    }
+
     /// Returns when requests are no longer taken.
     pub async fn stopping(&self) {
         self.0.stopping.cancelled().await;

@@ -1,28 +1,34 @@
 //! Listening, connections, and what happens to every request: guards, a name in
 //! the log, counters, errors in the form asked for, a graceful end.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
+use futures::task::AtomicWaker;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use prometheus::Histogram;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
@@ -41,8 +47,9 @@ const HEAD_TIME: Duration = Duration::from_secs(30);
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// What requests in flight get to finish after the end was announced.
 const GRACE: Duration = Duration::from_secs(10);
-/// How often a connection without a request is looked for during the end.
-const LOOK: Duration = Duration::from_millis(300);
+/// How often connections are looked at, and how often during the end.
+const LOOK: Duration = Duration::from_secs(1);
+const LAST_LOOK: Duration = Duration::from_millis(300);
 /// What a connection may buffer of a head.
 const HEAD_BYTES: usize = 64 * 1024;
 /// Connections at once, if the system allows so many files.
@@ -56,9 +63,44 @@ pub struct Server {
     guard: Guard,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
+    open: Arc<Connections>,
     /// Tells this process' request ids from others'.
-    boot: u32,
-    requests: AtomicU64,
+    boot: String,
+}
+
+/// What each thread has for itself, so that requests do not meet over it.
+#[derive(Default)]
+struct Local {
+    thread: Option<u64>,
+    requests: u64,
+    /// Of each method, route and status that has been met.
+    histograms: Vec<((&'static str, String, u16), Histogram)>,
+}
+
+thread_local! {
+    static LOCAL: RefCell<Local> = RefCell::default();
+}
+
+static THREADS: AtomicU64 = AtomicU64::new(0);
+
+impl Local {
+    /// A name for a request that came without one.
+    fn next_id(&mut self, boot: &str) -> HeaderValue {
+        let thread = *self.thread.get_or_insert_with(|| THREADS.fetch_add(1, Ordering::Relaxed));
+        self.requests += 1;
+        let id = format!("{boot}-{thread}-{}", self.requests);
+        HeaderValue::try_from(id).expect("digits and dashes are a header value")
+    }
+
+    fn observe(&mut self, metrics: &Metrics, method: &'static str, route: &str, status: StatusCode, took: Duration) {
+        let found = self.histograms.iter().find(|((m, r, s), _)| *m == method && *s == status.as_u16() && r == route);
+        if let Some((_, histogram)) = found {
+            return histogram.observe(took.as_secs_f64());
+        }
+        let histogram = metrics.requests.with_label_values(&[method, route, status.as_str()]);
+        histogram.observe(took.as_secs_f64());
+        self.histograms.push(((method, route.to_owned(), status.as_u16()), histogram));
+    }
 }
 
 /// Sockets that are bound.
@@ -121,51 +163,76 @@ impl Server {
         let router = router
             .fallback(async || ApiError::unknown_path())
             .method_not_allowed_fallback(async || ApiError::wrong_method());
-        let boot = uuid::Uuid::new_v4().as_fields().0;
-        Arc::new(Self { router, guard, metrics, lifecycle, boot, requests: AtomicU64::new(0) })
+        let boot = format!("{:08x}", uuid::Uuid::new_v4().as_fields().0);
+        Arc::new(Self { router, guard, metrics, lifecycle, open: Arc::default(), boot })
     }
 
     /// Serves until the lifecycle says stop; then lets what is in flight finish,
     /// for ten seconds at most.
-    pub async fn serve(self: Arc<Self>, listeners: Listeners) {
+    ///
+    /// Each connection belongs to one of `threads` threads for its whole life: no
+    /// work moves between cores, and none wakes another to look for some.
+    ///
+    /// # Errors
+    /// If the threads cannot be started.
+    pub async fn serve(self: Arc<Self>, listeners: Listeners, threads: usize) -> io::Result<()> {
+        let pool = Pool::start(threads)?;
         let connections = TaskTracker::new();
+        let watching = tokio::spawn(self.open.clone().watch(self.lifecycle.clone()));
         let places = Arc::new(Semaphore::new(connections_limit()));
-        let accepting =
-            listeners.0.into_iter().map(|socket| self.clone().accept(socket, connections.clone(), places.clone()));
-        futures::future::join_all(accepting).await;
+        let accept = |socket| self.clone().accept(socket, &pool, connections.clone(), places.clone());
+        futures::future::join_all(listeners.0.into_iter().map(accept)).await;
         connections.close();
         if tokio::time::timeout(GRACE, connections.wait()).await.is_err() {
             tracing::warn!(open = connections.len(), "connections are cut");
             self.lifecycle.cut();
             connections.wait().await;
         }
+        watching.abort();
+        pool.end();
+        Ok(())
     }
 
-    async fn accept(self: Arc<Self>, socket: TcpListener, connections: TaskTracker, places: Arc<Semaphore>) {
+    async fn accept(
+        self: Arc<Self>,
+        socket: TcpListener,
+        pool: &Pool,
+        connections: TaskTracker,
+        places: Arc<Semaphore>,
+    ) {
         let on_loopback = socket.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
         loop {
             let place = tokio::select! {
                 () = self.lifecycle.stopping() => return,
                 place = places.clone().acquire_owned() => place,
             };
-            let stream = tokio::select! {
+            let accepted = tokio::select! {
                 () = self.lifecycle.stopping() => return,
-                accepted = socket.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        tracing::warn!(error = %error, "a connection could not be accepted");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        continue;
-                    }
-                },
+                accepted = socket.accept() => accepted.and_then(|(stream, _)| stream.into_std()),
+            };
+            let stream = match accepted {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!(error = %error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
             };
             let server = self.clone();
-            connections.spawn(async move {
+            let thread = pool.least_busy();
+            let open = thread.open.clone();
+            open.fetch_add(1, Ordering::Relaxed);
+            let serving = connections.track_future(async move {
                 server.metrics.connections.inc();
-                server.connection(stream, on_loopback).await;
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => server.connection(stream, on_loopback).await,
+                    Err(error) => tracing::warn!(error = %error, "a connection could not be served"),
+                }
                 server.metrics.connections.dec();
+                open.fetch_sub(1, Ordering::Relaxed);
                 drop(place);
             });
+            thread.runtime.spawn(serving);
         }
     }
 
@@ -174,38 +241,39 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(error = %error, "TCP_NODELAY could not be set");
         }
-        let busy = Arc::new(AtomicUsize::new(0));
-        let io = TokioIo::new(Patient::new(stream, busy.clone()));
+        let watched = self.open.add();
+        let io = TokioIo::new(Patient::new(stream, watched.clone()));
         let router = self.router.clone();
         let service = service_fn(|request| {
-            let (server, busy, router) = (self.clone(), busy.clone(), router.clone());
+            let (server, watched, router) = (self.clone(), watched.clone(), router.clone());
             async move {
-                busy.fetch_add(1, Ordering::Relaxed);
+                watched.begin();
                 let response = server.answer(router, request, on_loopback).await;
-                busy.fetch_sub(1, Ordering::Relaxed);
+                let response = whole_or_counted(response, &watched, &self.open);
+                watched.end(self.open.now());
                 Ok::<_, std::convert::Infallible>(response)
             }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES).half_close(true);
+        http.max_buf_size(HEAD_BYTES).half_close(true);
         let mut connection = std::pin::pin!(http.serve_connection(io, service));
-        tokio::select! {
-            ended = connection.as_mut() => return note(ended),
-            () = self.lifecycle.stopping() => connection.as_mut().graceful_shutdown(),
-        }
-        loop {
-            tokio::select! {
-                ended = connection.as_mut() => return note(ended),
-                () = self.lifecycle.cutting() => return,
-                // Half a head is no request: nobody waits for its answer.
-                () = tokio::time::sleep(LOOK) => if busy.load(Ordering::Relaxed) == 0 { return },
+        let mut stopping = false;
+        let ended = std::future::poll_fn(|cx| {
+            watched.register(cx);
+            if watched.is_cut() {
+                return Poll::Ready(Ok(()));
             }
-        }
+            if self.lifecycle.is_stopping() && !std::mem::replace(&mut stopping, true) {
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.as_mut().poll(cx)
+        });
+        note(ended.await);
+        self.open.remove(&watched);
     }
 
     async fn answer(&self, mut router: Router, request: Request<Incoming>, on_loopback: bool) -> Response {
         let begun = Instant::now();
-        self.metrics.in_flight.inc();
         let asked = Asked::new(&request, self.request_id(request.headers()));
         let allowed = self.check(&request, on_loopback);
         let cors = self.guard.cors_origin(request.headers()).cloned();
@@ -223,7 +291,6 @@ impl Server {
             response = allow(response, &asked, cors.is_some());
         }
         self.finish(&asked, &mut response, cors, begun);
-        self.metrics.in_flight.dec();
         response
     }
 
@@ -240,12 +307,7 @@ impl Server {
             let bytes = id.as_bytes();
             (1..=128).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
         });
-        given.cloned().unwrap_or_else(|| {
-            let number = self.requests.fetch_add(1, Ordering::Relaxed);
-            let mut text = String::with_capacity(20);
-            let written = std::fmt::Write::write_fmt(&mut text, format_args!("{:08x}-{number}", self.boot));
-            written.ok().and_then(|()| HeaderValue::try_from(text).ok()).unwrap_or(HeaderValue::from_static("-"))
-        })
+        given.cloned().unwrap_or_else(|| LOCAL.with_borrow_mut(|local| local.next_id(&self.boot)))
     }
 
     /// Headers, error form, counters and log.
@@ -271,8 +333,7 @@ impl Server {
         let label = response.extensions_mut().remove::<RouteLabel>();
         let route = label.as_ref().map_or("none", |RouteLabel(path)| path.as_str());
         let took = begun.elapsed();
-        let labels = [asked.method, route, status.as_str()];
-        self.metrics.requests.with_label_values(&labels).observe(took.as_secs_f64());
+        LOCAL.with_borrow_mut(|local| local.observe(&self.metrics, asked.method, route, status, took));
         let id = asked.id.to_str().unwrap_or_default();
         if status.is_server_error() {
             let cause = problem.as_ref().map(|problem| problem.cause.as_deref().unwrap_or(&problem.message));
@@ -347,22 +408,220 @@ fn note(ended: hyper::Result<()>) {
     }
 }
 
+/// All open connections. One task looks at them now and then: a timer for each
+/// request would cost a system call or two.
+#[derive(Default)]
+struct Connections {
+    all: Mutex<HashMap<u64, Arc<Watched>>>,
+    next: AtomicU64,
+    /// Seconds since the start, as of the last look.
+    seconds: AtomicU64,
+}
+
+/// What is known about a connection from outside.
+struct Watched {
+    number: u64,
+    /// Requests that are being answered and writes that wait for the client.
+    busy: AtomicUsize,
+    /// Since when the head of the next request is awaited.
+    idle_since: AtomicU64,
+    cut: AtomicBool,
+    registered: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Watched {
+    fn begin(&self) {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn end(&self, now: u64) {
+        self.idle_since.store(now, Ordering::Relaxed);
+        self.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A connection stays in its task, so that one waker is enough.
+    fn register(&self, cx: &Context<'_>) {
+        if !self.registered.load(Ordering::Relaxed) {
+            self.registered.store(true, Ordering::Relaxed);
+            self.waker.register(cx.waker());
+        }
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
+    fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.registered.store(false, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Connections {
+    fn now(&self) -> u64 {
+        self.seconds.load(Ordering::Relaxed)
+    }
+
+    fn add(&self) -> Arc<Watched> {
+        let watched = Arc::new(Watched {
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+            busy: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(self.now()),
+            cut: AtomicBool::new(false),
+            registered: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
+        self.all.lock().insert(watched.number, watched.clone());
+        watched
+    }
+
+    fn remove(&self, watched: &Watched) {
+        self.all.lock().remove(&watched.number);
+    }
+
+    fn each(&self, look: impl Fn(&Watched)) {
+        let all: Vec<_> = self.all.lock().values().cloned().collect();
+        all.iter().for_each(|watched| look(watched));
+    }
+
+    /// Cuts connections that have been idle for too long. During the end it tells
+    /// all of them, and cuts those that are in no request: half a head is none, and
+    /// nobody waits for its answer.
+    async fn watch(self: Arc<Self>, lifecycle: Lifecycle) {
+        let begun = Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = lifecycle.stopping() => break,
+            }
+            let now = begun.elapsed().as_secs();
+            self.seconds.store(now, Ordering::Relaxed);
+            let oldest = now.saturating_sub(HEAD_TIME.as_secs());
+            self.each(|watched| {
+                if watched.is_idle() && watched.idle_since.load(Ordering::Relaxed) < oldest {
+                    watched.cut();
+                }
+            });
+        }
+        self.each(Watched::wake);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LAST_LOOK) => self.each(|watched| if watched.is_idle() { watched.cut() }),
+                () = lifecycle.cutting() => self.each(Watched::cut),
+            }
+            if lifecycle.is_cutting() {
+                tokio::time::sleep(LAST_LOOK).await;
+            }
+        }
+    }
+}
+
+/// A response that is not there whole keeps its connection busy until it ends.
+fn whole_or_counted(response: Response, watched: &Arc<Watched>, open: &Arc<Connections>) -> Response {
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    watched.begin();
+    response.map(|body| Body::new(Counted { body, watched: watched.clone(), open: open.clone() }))
+}
+
+/// A body that is sent as it is made.
+struct Counted {
+    body: Body,
+    watched: Arc<Watched>,
+    open: Arc<Connections>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.watched.end(self.open.now());
+    }
+}
+
+impl HttpBody for Counted {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Threads that serve connections, each with a runtime of its own.
+struct Pool {
+    threads: Vec<PoolThread>,
+    end: CancellationToken,
+}
+
+struct PoolThread {
+    runtime: tokio::runtime::Handle,
+    /// Connections that it serves.
+    open: Arc<AtomicUsize>,
+}
+
+impl Pool {
+    fn start(threads: usize) -> io::Result<Self> {
+        let end = CancellationToken::new();
+        let threads = (0..threads.max(1)).map(|number| PoolThread::start(number, end.clone()));
+        Ok(Self { threads: threads.collect::<io::Result<_>>()?, end })
+    }
+
+    fn least_busy(&self) -> &PoolThread {
+        let busy = |thread: &&PoolThread| thread.open.load(Ordering::Relaxed);
+        self.threads.iter().min_by_key(busy).expect("there is at least one")
+    }
+
+    fn end(self) {
+        self.end.cancel();
+    }
+}
+
+impl PoolThread {
+    fn start(number: usize, end: CancellationToken) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let run = move || runtime.block_on(end.cancelled());
+        std::thread::Builder::new().name(format!("http-{number}")).spawn(run)?;
+        Ok(Self { runtime: handle, open: Arc::default() })
+    }
+}
+
 /// A connection that gives up a client which does not read.
 struct Patient {
     stream: TcpStream,
-    /// Requests and unfinished writes of the connection.
-    busy: Arc<AtomicUsize>,
+    watched: Arc<Watched>,
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
-    fn new(stream: TcpStream, busy: Arc<AtomicUsize>) -> Self {
-        Self { stream, busy, blocked: None }
+    fn new(stream: TcpStream, watched: Arc<Watched>) -> Self {
+        Self { stream, watched, blocked: None }
     }
 
     fn unblock(&mut self) {
         if self.blocked.take().is_some() {
-            self.busy.fetch_sub(1, Ordering::Relaxed);
+            self.watched.busy.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -372,7 +631,7 @@ impl Patient {
             return written;
         }
         if self.blocked.is_none() {
-            self.busy.fetch_add(1, Ordering::Relaxed);
+            self.watched.begin();
         }
         let blocked = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIME)));
         blocked.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -47,6 +48,10 @@ pub(super) enum Taken {
 
 pub(super) struct Recent {
     state: Mutex<State>,
+    /// As in the state, to be read without the lock.
+    to: AtomicU64,
+    /// Whether there is any row in memory.
+    has_rows: AtomicBool,
     changed: Condvar,
 }
 
@@ -79,16 +84,24 @@ impl Recent {
     /// Nothing, behind a file that has come to this position.
     pub(super) fn new(position: Position) -> Self {
         let state = State { rows: BTreeMap::new(), bytes: 0, since: None, to: position, load: None, closed: false };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self {
+            state: Mutex::new(state),
+            to: AtomicU64::new(position.0),
+            has_rows: AtomicBool::new(false),
+            changed: Condvar::new(),
+        }
     }
 
     /// How far the views are.
     pub(super) fn position(&self) -> Position {
-        self.state.lock().to
+        Position(self.to.load(Ordering::Acquire))
     }
 
     /// The row of a key, if it is not in the file alone.
     pub(super) fn get(&self, key: &Key) -> Option<Row> {
+        if !self.has_rows.load(Ordering::Acquire) {
+            return None;
+        }
         self.state.lock().get(key).cloned()
     }
 
@@ -137,6 +150,8 @@ impl Recent {
             state.rows.insert(key, Row { value, revision, position });
         }
         state.to = to.position();
+        self.has_rows.store(true, Ordering::Release);
+        self.to.store(state.to.0, Ordering::Release);
         state.since.get_or_insert_with(Instant::now);
         if state.is_full() {
             self.changed.notify_all();
@@ -171,6 +186,7 @@ impl Recent {
     pub(super) fn carried(&self, load: &Load) {
         let mut state = self.state.lock();
         let done = state.load.take_if(|carried| Arc::ptr_eq(&carried.rows, &load.rows));
+        self.has_rows.store(!state.rows.is_empty() || state.load.is_some(), Ordering::Release);
         drop(state);
         // Many rows take a while to give back: not under the lock.
         drop(done);
@@ -185,6 +201,8 @@ impl Recent {
         state.since = None;
         state.load = None;
         state.to = Position::START;
+        self.to.store(0, Ordering::Release);
+        self.has_rows.store(false, Ordering::Release);
         self.changed.notify_all();
     }
 

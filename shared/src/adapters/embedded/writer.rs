@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::engine::{Engine, GROUP_KEY, Head, StoredOutcome, expiry_key, index_key};
@@ -61,6 +62,7 @@ pub(super) enum Work {
 pub(super) struct Job {
     work: Work,
     bytes: usize,
+    runtime: Option<Handle>,
 }
 
 impl Job {
@@ -70,7 +72,7 @@ impl Job {
             Work::Claimed { event, .. } => event.data.len(),
             Work::Refusal { .. } => 0,
         };
-        Self { work, bytes }
+        Self { work, bytes, runtime: Handle::try_current().ok() }
     }
 
     fn fail(self, error: StoreError) {
@@ -83,7 +85,11 @@ impl Job {
 }
 
 /// What is sent once the group is durable; told whether it is.
-type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+struct Answer {
+    /// Where the one who asked waits.
+    runtime: Option<Handle>,
+    send: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+}
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -92,14 +98,11 @@ pub(super) struct Writer {
     group: u64,
     watermark: Watermark,
     swept: Instant,
-    /// Where those who wait for answers live, if the store was opened there.
-    runtime: Option<tokio::runtime::Handle>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, queue: Receiver<Job>, group: u64, watermark: Watermark) -> Self {
-        let runtime = tokio::runtime::Handle::try_current().ok();
-        Self { shared, queue, group, watermark, swept: Instant::now(), runtime }
+        Self { shared, queue, group, watermark, swept: Instant::now() }
     }
 
     /// Works until every sender is gone.
@@ -152,7 +155,7 @@ impl Writer {
         let Group { batch, answers, next, again, .. } = group;
         let durable = self.commit(&engine, batch, next, answers.len());
         drop(engine);
-        self.answer(answers, durable.clone());
+        self.answer(answers, &durable);
         if durable.is_err() {
             self.reopen();
         }
@@ -161,13 +164,24 @@ impl Writer {
         }
     }
 
-    /// Answers a group. One task of the runtime does it: to wake each of those who
-    /// wait from this thread would cost more than the write.
-    fn answer(&self, answers: Vec<Answer>, durable: Result<(), StoreError>) {
-        let all = move || answers.into_iter().for_each(|answer| answer(durable.clone()));
-        match &self.runtime {
-            Some(runtime) => drop(runtime.spawn(async move { all() })),
-            None => all(),
+    /// Answers a group. One task in each runtime that waits does it: to wake each of
+    /// those who wait from this thread would cost more than the write.
+    fn answer(&self, answers: Vec<Answer>, durable: &Result<(), StoreError>) {
+        let mut of_runtimes: Vec<(Option<Handle>, Vec<Answer>)> = Vec::new();
+        for answer in answers {
+            let id = answer.runtime.as_ref().map(Handle::id);
+            match of_runtimes.iter_mut().find(|(runtime, _)| runtime.as_ref().map(Handle::id) == id) {
+                Some((_, of_runtime)) => of_runtime.push(answer),
+                None => of_runtimes.push((answer.runtime.clone(), vec![answer])),
+            }
+        }
+        for (runtime, answers) in of_runtimes {
+            let durable = durable.clone();
+            let all = move || answers.into_iter().for_each(|answer| (answer.send)(durable.clone()));
+            match runtime {
+                Some(runtime) => drop(runtime.spawn(async move { all() })),
+                None => all(),
+            }
         }
     }
 
@@ -318,22 +332,26 @@ impl<'a> Group<'a> {
     }
 
     fn add(&mut self, job: Job) {
-        let Job { work, bytes } = job;
+        let Job { work, bytes, runtime } = job;
         match work {
             Work::Append { stream, expected, events, reply } => {
                 if self.waits(&stream, expected) {
-                    return self.again.push(Job { work: Work::Append { stream, expected, events, reply }, bytes });
+                    return self.again.push(Job {
+                        work: Work::Append { stream, expected, events, reply },
+                        bytes,
+                        runtime,
+                    });
                 }
                 let appended = self.append(&stream, expected, &events);
-                self.answer(reply, appended);
+                self.answer(runtime, reply, appended);
             }
             Work::Claimed { claim, stream, expected, event, kind, reply } => {
                 if self.waits(&stream, expected) {
                     let work = Work::Claimed { claim, stream, expected, event, kind, reply };
-                    return self.again.push(Job { work, bytes });
+                    return self.again.push(Job { work, bytes, runtime });
                 }
                 let appended = self.append_claimed(&claim, &stream, expected, event, kind);
-                self.answer(reply, appended);
+                self.answer(runtime, reply, appended);
             }
             Work::Refusal { claim, refused, reply } => {
                 let kept = Kept { fingerprint: claim.fingerprint, outcome: Outcome::Refused(refused) };
@@ -341,7 +359,7 @@ impl<'a> Group<'a> {
                     Some(kept) => Ok(kept),
                     None => self.keep(&claim, kept).map(|()| kept),
                 });
-                self.answer(reply, stands);
+                self.answer(runtime, reply, stands);
             }
         }
     }
@@ -352,11 +370,12 @@ impl<'a> Group<'a> {
         self.heads.get(stream).is_some_and(|head| head.revision >= expected.first_new())
     }
 
-    fn answer<T: Send + 'static>(&mut self, reply: Reply<T>, result: Result<T, StoreError>) {
-        self.answers.push(Box::new(move |durable: Result<(), StoreError>| {
+    fn answer<T: Send + 'static>(&mut self, runtime: Option<Handle>, reply: Reply<T>, result: Result<T, StoreError>) {
+        let send = Box::new(move |durable: Result<(), StoreError>| {
             // Who asked may have gone away.
             let _ = reply.send(durable.and(result));
-        }));
+        });
+        self.answers.push(Answer { runtime, send });
     }
 
     fn head(&self, stream: &StreamId) -> Result<Option<Head>, StoreError> {
