@@ -105,7 +105,10 @@ fi
 component clippy cargo clippy --version
 step cargo clippy --workspace --all-targets --all-features -- -D warnings
 step cargo test --workspace --all-features
-step cargo test --release -p monolith --all-features --test it -- kill::
+step cargo build --release -p monolith
+export QASERVICE_BINARY="$PWD/target/release/monolith"
+step cargo test -p monolith --all-features --test it -- kill::
+unset QASERVICE_BINARY
 
 # What the tests said themselves is hidden, since a skipped test counts as passed.
 skipped=()

@@ -112,7 +112,8 @@ pub trait EventStore: Send + Sync {
     /// Up to `limit` events of a stream, from `from` (inclusive) on, in order of
     /// the direction. Backwards, a `from` beyond the end means the end. There may
     /// be fewer than `limit` before the end (pages are bounded in bytes too), but
-    /// none only where nothing is left; a stream without events has none.
+    /// none only where nothing is left; a stream without events has none. `limit` is
+    /// at least 1.
     ///
     /// # Errors
     /// `Corrupt` if an event in the range cannot be read.
@@ -254,6 +255,7 @@ pub struct AnswersQuery {
     pub prefix: String,
     /// Keys behind this one.
     pub after: Option<String>,
+    /// At least 1.
     pub limit: usize,
 }
 

@@ -137,12 +137,14 @@ impl Launch {
     }
 
     fn command(&self) -> Command {
-        let binary = env!("CARGO_BIN_EXE_monolith");
+        // Another build than the tests' own can be named, the release build for one.
+        let named = std::env::var_os("QASERVICE_BINARY");
+        let binary = named.unwrap_or_else(|| env!("CARGO_BIN_EXE_monolith").into());
         let mut command = if self.strace.is_empty() {
-            Command::new(binary)
+            Command::new(&binary)
         } else {
             let mut command = Command::new("strace");
-            command.arg("-f").args(&self.strace).arg("--").arg(binary);
+            command.arg("-f").args(&self.strace).arg("--").arg(&binary);
             command
         };
         // The settings of whoever runs the tests must not reach the service,

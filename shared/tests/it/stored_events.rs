@@ -114,7 +114,7 @@ fn stored_events_may_be_escaped_and_ordered_otherwise() {
     assert_eq!(read, AnswerEvent::Created { key: Key::from_stored("name"), value: "john😀".into() });
 }
 
-const LOG: LogId = LogId(Uuid::from_u128(0x24ca_8d32_6697_4f6e_a382_035b_3795_3500));
+const LOG: LogId = LogId(Uuid::from_u128(0x7afc_6819_9a54_462e_9703_d02c_cc95_2b7c));
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data-v1")

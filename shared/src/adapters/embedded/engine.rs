@@ -3,14 +3,16 @@
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `log` | position | the event, see `record` |
-//! | `heads` | stream | last revision, last position, position of revision 0 |
+//! | `heads` | hash of the stream | last revision, last position, position of revision 0, stream |
 //! | `index` | stream, NUL, revision (from 1 on) | position |
 //! | `outcomes` | idempotency key | the outcome, as JSON |
 //! | `expiry` | time of the claim, idempotency key | nothing |
 //! | `meta` | `log_id`, `qaservice/group` | the log's id, the number of the last group |
 //!
 //! Numbers are big-endian, so that keys sort as they count. A stream of one
-//! event has no entry in `index`: fresh keys cost two rows and not three.
+//! event has no entry in `index`: fresh keys cost two rows and not three. Heads are
+//! found by 16 bytes of XXH3, for the engine keeps keys up to 20 bytes in its nodes
+//! and follows a pointer for longer ones; the name in the row proves the find.
 
 use std::path::Path;
 
@@ -52,18 +54,18 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn to_bytes(self) -> [u8; 24] {
-        let mut bytes = [0; 24];
-        for (slot, number) in bytes.chunks_exact_mut(8).zip([self.revision.0, self.position.0, self.first.0]) {
-            slot.copy_from_slice(&number.to_be_bytes());
-        }
-        bytes
+    pub(super) fn to_bytes(self, stream: &StreamId) -> Vec<u8> {
+        let numbers = [self.revision.0, self.position.0, self.first.0].map(u64::to_be_bytes);
+        [numbers.as_flattened(), stream.as_str().as_bytes()].concat()
     }
 
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut numbers = bytes.chunks_exact(8).map(|eight| eight.try_into().map(u64::from_be_bytes).ok());
+    /// None if the row is too short or another stream's.
+    fn from_bytes(bytes: &[u8], stream: &StreamId) -> Option<Self> {
+        let (numbers, name) = bytes.split_at_checked(24)?;
+        let mut numbers = numbers.chunks_exact(8).map(|eight| eight.try_into().map(u64::from_be_bytes).ok());
         let mut next = || numbers.next().flatten();
-        Some(Self { revision: Revision(next()?), position: Position(next()?), first: Position(next()?) })
+        let head = Self { revision: Revision(next()?), position: Position(next()?), first: Position(next()?) };
+        (name == stream.as_str().as_bytes()).then_some(head)
     }
 }
 
@@ -90,6 +92,11 @@ impl StoredOutcome {
         }
         Some(Kept { fingerprint: Fingerprint(bytes), outcome: self.outcome })
     }
+}
+
+/// The key of a stream in `heads`.
+pub(super) fn head_key(stream: &StreamId) -> [u8; 16] {
+    xxhash_rust::xxh3::xxh3_128(stream.as_str().as_bytes()).to_be_bytes()
 }
 
 /// The key of an event of a stream in `index`.
@@ -161,8 +168,8 @@ impl Engine {
     }
 
     pub(super) fn head(&self, stream: &StreamId) -> Result<Option<Head>, StoreError> {
-        let Some(bytes) = self.heads.get(stream.as_str()).map_err(failed)? else { return Ok(None) };
-        Head::from_bytes(&bytes).map(Some).ok_or_else(|| missing(format!("the head of stream {stream:?}")))
+        let Some(bytes) = self.heads.get(head_key(stream)).map_err(failed)? else { return Ok(None) };
+        Head::from_bytes(&bytes, stream).map(Some).ok_or_else(|| missing(format!("the head of stream {stream:?}")))
     }
 
     /// The event at a position.
@@ -307,7 +314,9 @@ mod tests {
     #[test]
     fn a_head_reads_as_it_was_written() {
         let head = Head { revision: Revision(1), position: Position(2), first: Position(3) };
-        assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head));
-        assert_eq!(Head::from_bytes(&[0; 8]), None);
+        let (stream, other) = (StreamId::from_stored("answer-a"), StreamId::from_stored("answer-b"));
+        assert_eq!(Head::from_bytes(&head.to_bytes(&stream), &stream), Some(head));
+        assert_eq!(Head::from_bytes(&head.to_bytes(&stream), &other), None);
+        assert_eq!(Head::from_bytes(&[0; 8], &stream), None);
     }
 }

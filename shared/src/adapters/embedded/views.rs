@@ -1,8 +1,8 @@
 //! `SqliteViews`: the read store of the embedded log, in a SQLite file.
 //!
 //! What was projected last is in memory (`recent`) and can be read there; a thread
-//! of its own carries it to the file in the order of the keys, rows first and the
-//! checkpoint behind them. A crash repeats some of the log and loses nothing.
+//! of its own carries it to the file in the order of the keys, the last rows together
+//! with the checkpoint. A crash repeats some of the log and loses nothing.
 //!
 //! The file belongs to one log, never runs ahead of it, and carries a checksum in
 //! each row; where one of these does not hold, it is thrown away and filled again,
@@ -506,20 +506,24 @@ impl Inner {
         }
     }
 
-    /// Rows first, some at a time, and behind them the checkpoint.
+    /// Writes rows, some in a transaction; the last of them together with the
+    /// checkpoint. A small load is one transaction.
     fn write(&self, rows: &BTreeMap<Key, RecentRow>, to: Position) -> Result<(), StoreError> {
         let closed = || StoreError::Unavailable { what: "the views", source: None };
         let mut rows = rows.iter().peekable();
-        while rows.peek().is_some() {
+        loop {
             let mut writer = self.writer.lock();
             let transaction = writer.as_mut().ok_or_else(closed)?.transaction().map_err(failed)?;
             write_rows(&transaction, rows.by_ref().take(ROWS_AT_ONCE)).map_err(failed)?;
+            let is_last = rows.peek().is_none();
+            if is_last {
+                transaction.execute("UPDATE views SET position = ?1", [to.0]).map_err(failed)?;
+            }
             transaction.commit().map_err(failed)?;
+            if is_last {
+                return Ok(());
+            }
         }
-        let mut writer = self.writer.lock();
-        let connection = writer.as_mut().ok_or_else(closed)?;
-        connection.execute("UPDATE views SET position = ?1", [to.0]).map_err(failed)?;
-        Ok(())
     }
 }
 

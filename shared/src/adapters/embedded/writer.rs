@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::engine::{Engine, GROUP_KEY, Head, StoredOutcome, expiry_key, index_key};
+use super::engine::{Engine, GROUP_KEY, Head, StoredOutcome, expiry_key, head_key, index_key};
 use super::events::Shared;
 use super::watermark::Watermark;
 use super::{journal, record, start};
@@ -408,7 +408,7 @@ impl<'a> Group<'a> {
             self.next.0 += 1;
         }
         if let Some(head) = head {
-            self.batch.insert(&self.engine.heads, stream.as_str(), head.to_bytes());
+            self.batch.insert(&self.engine.heads, head_key(stream), head.to_bytes(stream));
             self.heads.insert(stream.clone(), head);
         }
         Ok(Appended { first, positions })
