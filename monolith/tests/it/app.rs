@@ -262,6 +262,8 @@ fn read_log(stderr: impl BufRead, log: &Log, found: oneshot::Sender<Value>) {
     let mut found = Some(found);
     for line in stderr.lines() {
         let Ok(line) = line else { break };
+        // Kept first: whoever hears of it finds it in the log.
+        log.push(line.clone());
         if found.is_some() {
             let fields = serde_json::from_str::<Value>(&line).map(|line| line["fields"].clone()).unwrap_or_default();
             if fields["message"] == "serving" {
@@ -269,7 +271,6 @@ fn read_log(stderr: impl BufRead, log: &Log, found: oneshot::Sender<Value>) {
                 let _ = found.take().unwrap().send(fields);
             }
         }
-        log.push(line);
     }
 }
 
