@@ -24,7 +24,7 @@ use shared::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent
 use shared::domain::time::Timestamp;
 use shared::error::Error;
 use shared::metrics::Metrics;
-use shared::ports::{Appended, Claim, ClaimedAppend, EventStore, Outcomes, StoreError};
+use shared::ports::{Claim, ClaimedAppend, EventStore, Outcomes, StoreError, done};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -446,7 +446,7 @@ impl Inner {
                 Ok(ClaimedAppend::Taken(kept)) => return same_request(claim, kept),
                 Ok(ClaimedAppend::Appended(appended)) => {
                     self.states.insert(key.clone(), plan.end(&appended.positions));
-                    return Ok(Outcome::Done(receipt(kind, &appended)));
+                    return Ok(done(kind, &appended));
                 }
                 Err(StoreError::Conflict) if Instant::now() < deadline => self.states.remove(key),
                 Err(error) => {
@@ -484,10 +484,6 @@ fn state_after(last: &RecordedEvent) -> Result<AnswerState, Error> {
 
 fn same_request(claim: &Claim, kept: Kept) -> Result<Outcome, Error> {
     if kept.fingerprint == claim.fingerprint { Ok(kept.outcome) } else { Err(Error::KeyReused) }
-}
-
-fn receipt(event: AnswerEventKind, appended: &Appended) -> Receipt {
-    Receipt { event, revision: appended.first, position: appended.positions.first().copied().unwrap_or_default() }
 }
 
 fn fail(run: Vec<Waiting>, error: &Error) {

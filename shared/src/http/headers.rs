@@ -20,16 +20,7 @@ pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The entity tag of a revision.
 pub fn etag(revision: Revision) -> HeaderValue {
-    let mut text = itoa(revision.0);
-    text.insert(0, '"');
-    text.push('"');
-    HeaderValue::try_from(text).expect("digits in quotes are a header value")
-}
-
-fn itoa(number: u64) -> String {
-    let mut text = String::with_capacity(22);
-    std::fmt::Write::write_fmt(&mut text, format_args!("{number}")).expect("a string takes text");
-    text
+    HeaderValue::try_from(format!("\"{revision}\"")).expect("digits in quotes are a header value")
 }
 
 /// The one value of a header that must not be repeated.
@@ -98,8 +89,8 @@ fn tags(headers: &HeaderMap, name: &HeaderName, weak: Weak) -> Result<Option<Tag
 
 /// The revision that a tag of ours names; other tags name nothing.
 fn revision(tag: &str) -> Option<Revision> {
-    let number = tag.parse().ok()?;
-    (itoa(number) == tag).then_some(Revision(number))
+    let number: u64 = tag.parse().ok()?;
+    (number.to_string() == tag).then_some(Revision(number))
 }
 
 /// The `Idempotency-Key` of a command.

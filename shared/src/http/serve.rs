@@ -145,7 +145,7 @@ async fn bind(address: &Listen) -> io::Result<TcpListener> {
 
 /// Raises the number of files that the process may open as far as the system
 /// allows, and says how many connections fit.
-fn connections() -> usize {
+fn connections_that_fit() -> usize {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -179,7 +179,7 @@ impl Server {
         let pool = Pool::start(threads)?;
         let connections = TaskTracker::new();
         let watching = tokio::spawn(self.open.clone().watch(self.lifecycle.clone()));
-        let places = Arc::new(Semaphore::new(connections_limit()));
+        let places = Arc::new(Semaphore::new(connections_that_fit()));
         let accept = |socket| self.clone().accept(socket, &pool, connections.clone(), places.clone());
         futures::future::join_all(listeners.0.into_iter().map(accept)).await;
         connections.close();
@@ -342,12 +342,6 @@ impl Server {
             tracing::debug!(id, method = asked.method, route, status = status.as_u16(), took = ?took, "request");
         }
     }
-}
-
-fn connections_limit() -> usize {
-    let limit = connections();
-    tracing::debug!(limit, "connections at once");
-    limit
 }
 
 /// What of a request is needed after it has been handed on.
