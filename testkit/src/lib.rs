@@ -1,0 +1,1 @@
+//! Stand-ins for the databases, and helpers for tests.
