@@ -166,13 +166,14 @@ impl Projector {
 
     /// Follows the log from the checkpoint on; `Ok` at the end of the process.
     async fn follow(&self, lifecycle: &Lifecycle) -> Result<(), Failure> {
-        let mut at = self.views.resume().await?;
+        let (log, end) = (self.feed.log_id().await?, self.feed.end().await?);
+        let mut at = self.views.resume(log, end).await?;
         let mut events = self.feed.subscribe(at).await?;
         loop {
             let batch = tokio::select! {
                 biased;
                 () = lifecycle.stopping() => return Ok(()),
-                () = self.views.put_back() => return Err(Failure::PutBack),
+                () = self.views.interrupted() => return Err(Failure::PutBack),
                 batch = events.next(BATCH) => batch?,
             };
             let begun = Instant::now();

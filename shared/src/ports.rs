@@ -39,6 +39,10 @@ pub enum StoreError {
     /// What is stored cannot be read.
     #[error("{what} cannot be read")]
     Corrupt { what: String, source: Option<Source> },
+    /// The views are not those of this log, or know more than it holds. Nothing was
+    /// written, and nothing is until an operator has put it right.
+    #[error("{why}")]
+    Foreign { why: String },
 }
 
 impl StoreError {
@@ -68,7 +72,7 @@ impl StoreError {
             Self::Unavailable { source, .. } | Self::OutcomeUnknown { source, .. } | Self::Corrupt { source, .. } => {
                 source.as_deref().map(|source| source as _)
             }
-            Self::Conflict | Self::Busy | Self::Full { .. } => None,
+            Self::Conflict | Self::Busy | Self::Full { .. } | Self::Foreign { .. } => None,
         }
     }
 }
@@ -225,6 +229,10 @@ pub trait EventFeed: Send + Sync {
     /// The position of the last event of ours.
     async fn head(&self) -> Result<Position, StoreError>;
 
+    /// The position of the last event, whoever's it is: no checkpoint of this log lies
+    /// beyond it.
+    async fn end(&self) -> Result<Position, StoreError>;
+
     /// Follows the log from behind `after`.
     async fn subscribe(&self, after: Checkpoint) -> Result<Box<dyn Subscription>, StoreError>;
 }
@@ -284,11 +292,18 @@ pub trait ViewReader: Send + Sync {
     async fn checkpoint(&self) -> Result<Checkpoint, StoreError>;
 }
 
-/// The read store, written by one projector.
+/// The read store, written by one projector at a time.
 #[async_trait]
 pub trait ViewWriter: Send + Sync {
-    /// How far the views are: where to go on.
-    async fn resume(&self) -> Result<Checkpoint, StoreError>;
+    /// How far the views of this log are: where to go on. Views that have no log yet
+    /// become this one's. Where several processes may write the same views, it waits
+    /// until it is this one's turn; dropping the future ends the wait.
+    ///
+    /// # Errors
+    /// `Foreign` if the views are another log's, or are beyond `end`, the position of
+    /// the log's last event. (Views that are opened together with their log have
+    /// looked at that then.)
+    async fn resume(&self, log: LogId, end: Position) -> Result<Checkpoint, StoreError>;
 
     /// Writes changes, in log order, and moves the checkpoint from one place to
     /// another. A crash leaves all of it or something that the same call repeated
@@ -296,12 +311,13 @@ pub trait ViewWriter: Send + Sync {
     /// put cannot undo a removal.
     ///
     /// # Errors
-    /// `Conflict` if the checkpoint is not at `from`: resume.
+    /// `Conflict` if the checkpoint is not at `from`, or if it is no longer this
+    /// process's turn: resume.
     async fn apply(&self, from: Checkpoint, changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError>;
 
-    /// Returns when the views were put back by something other than `apply`, so
-    /// that the projector must resume; else never.
-    async fn put_back(&self);
+    /// Returns when the views were put back by something other than `apply`, or when
+    /// it is another process's turn, so that the projector must resume; else never.
+    async fn interrupted(&self);
 }
 
 /// Whether a store can do its work.

@@ -186,6 +186,10 @@ impl EventFeed for MemoryEvents {
         Ok(Position(self.0.head.get()))
     }
 
+    async fn end(&self) -> Result<Position, StoreError> {
+        self.head().await
+    }
+
     async fn subscribe(&self, after: Checkpoint) -> Result<Box<dyn Subscription>, StoreError> {
         Ok(Box::new(MemorySubscription { events: self.clone(), head: self.0.head.watch(), at: after.position() }))
     }
@@ -274,7 +278,7 @@ impl ViewReader for MemoryViews {
 
 #[async_trait]
 impl ViewWriter for MemoryViews {
-    async fn resume(&self) -> Result<Checkpoint, StoreError> {
+    async fn resume(&self, _log: LogId, _end: Position) -> Result<Checkpoint, StoreError> {
         Ok(self.rows.read().checkpoint)
     }
 
@@ -295,7 +299,7 @@ impl ViewWriter for MemoryViews {
         Ok(())
     }
 
-    async fn put_back(&self) {
+    async fn interrupted(&self) {
         std::future::pending().await
     }
 }

@@ -110,6 +110,8 @@ impl Log {
     }
 
     async fn it_has_one_name(&self) {
+        let (head, end) = (self.head().await, self.feed.end().await.expect("an end"));
+        assert!(end >= head, "the log ends at {end}, before its event at {head}");
         let id = self.feed.log_id().await.expect("a name");
         self.append(&fresh_stream(), ExpectedRevision::NoStream, 1).await;
         assert_eq!(self.feed.log_id().await.expect("a name"), id, "the log's id stays");

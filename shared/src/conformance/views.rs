@@ -11,8 +11,10 @@ use super::{DEADLINE, soon};
 use crate::domain::answer::{Answer, Key};
 use crate::domain::projection::Change;
 use crate::domain::stream::{Position, Revision};
-use crate::ports::{AnswersQuery, Checkpoint, StoreError, ViewReader, ViewWriter};
+use crate::ports::{AnswersQuery, Checkpoint, LogId, StoreError, ViewReader, ViewWriter};
 
+/// The log that the views are told of.
+const LOG: LogId = LogId(Uuid::from_u128(0x6d5f_5e0a_9c1e_4f0b_8a53_27f1_c0de_0001));
 /// How long readers and the writer race.
 const RACE: Duration = Duration::from_millis(2_500);
 /// Keys that they race for; every fourth is removed now and then.
@@ -25,7 +27,7 @@ const LARGE: usize = 512 * 1024;
 /// # Panics
 /// If the views break a promise.
 pub async fn views(reader: Arc<dyn ViewReader>, writer: Arc<dyn ViewWriter>) {
-    let at = soon("the checkpoint", writer.resume()).await.expect("a checkpoint");
+    let at = soon("the checkpoint", writer.resume(LOG, Position::MAX)).await.expect("a checkpoint");
     let mut views = Views { reader, writer, at };
     views.answers_are_put_and_removed().await;
     views.the_last_change_of_a_key_counts().await;
@@ -110,7 +112,11 @@ impl Views {
     }
 
     async fn checkpoint_is(&self, at: Checkpoint, why: &str) {
-        assert_eq!(soon("the checkpoint", self.writer.resume()).await.expect("a checkpoint"), at, "{why}");
+        assert_eq!(
+            soon("the checkpoint", self.writer.resume(LOG, Position::MAX)).await.expect("a checkpoint"),
+            at,
+            "{why}"
+        );
         let read = soon("the checkpoint", self.reader.checkpoint()).await.expect("a checkpoint");
         assert_eq!(read.position(), at.position(), "{why}, for readers");
     }

@@ -153,7 +153,9 @@ impl From<StoreError> for ApiError {
         match error {
             // A conflict comes here only after many tries.
             StoreError::Conflict | StoreError::Busy => Self::unavailable("too much is waiting to be written"),
-            StoreError::Full { .. } | StoreError::Unavailable { .. } => Self { cause, ..Self::unavailable(message) },
+            StoreError::Full { .. } | StoreError::Unavailable { .. } | StoreError::Foreign { .. } => {
+                Self { cause, ..Self::unavailable(message) }
+            }
             StoreError::OutcomeUnknown { .. } => {
                 Self { cause, problem: "outcome-unknown", ..Self::unavailable(format!("outcome unknown: {message}")) }
             }

@@ -13,7 +13,7 @@ use shared::ports::{Checkpoint, EventFeed, EventStore, StoreError, ViewReader, V
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::support::{TTL, close, open, try_open};
+use super::support::{TTL, close, open, resume, try_open};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn memory_keeps_the_promises_of_event_store() {
@@ -98,12 +98,12 @@ async fn embedded_keeps_the_promises_of_views() {
     for round in 0..2 {
         let views = Arc::new(store.open.views.clone());
         conformance::views(views.clone(), views.clone()).await;
-        let at = views.resume().await.unwrap();
+        let at = resume(&*views).await;
         drop(views);
         fill(&store, at).await;
         store = store.reopened();
         assert_eq!(store.open.rebuilding, None, "sound views are kept, round {round}");
-        assert_eq!(store.open.views.resume().await.unwrap(), at, "and their checkpoint, round {round}");
+        assert_eq!(resume(&store.open.views).await, at, "and their checkpoint, round {round}");
     }
 }
 
@@ -196,7 +196,7 @@ async fn embedded_views_that_are_damaged_or_gone_are_filled_again() {
 
 async fn project_all(store: &Store) {
     let (events, views) = (&store.open.events, &store.open.views);
-    let mut at = views.resume().await.unwrap();
+    let mut at = resume(views).await;
     let mut subscription = events.subscribe(at).await.unwrap();
     while !at.has_reached(events.head().await.unwrap()) {
         let batch = subscription.next(100).await.unwrap();

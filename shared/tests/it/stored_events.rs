@@ -18,7 +18,7 @@ use shared::ports::{
 use uuid::Uuid;
 
 use super::model;
-use super::support::{close, open, runtime};
+use super::support::{close, open, resume, runtime};
 
 /// Type, data and metadata of each kind of event, and what they mean.
 fn snapshots() -> [(&'static str, &'static str, &'static str, Timestamp, AnswerEvent); 6] {
@@ -186,7 +186,7 @@ fn todays_data_is_read() {
 
 /// The views of `data-v1` end at position 7: the last event is not in them.
 async fn views_are_read(store: &shared::adapters::embedded::Embedded) {
-    assert_eq!(store.views.resume().await.unwrap(), Checkpoint::at(Position(7)));
+    assert_eq!(resume(&store.views).await, Checkpoint::at(Position(7)));
     let all = AnswersQuery { prefix: String::new(), after: None, limit: 10 };
     let page = store.views.answers(all.clone()).await.unwrap().found;
     let large =

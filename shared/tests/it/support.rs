@@ -6,8 +6,11 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use shared::adapters::embedded::{self, Embedded, Options, StartError};
+use shared::domain::stream::Position;
 use shared::metrics::Metrics;
+use shared::ports::{Checkpoint, LogId, ViewWriter};
 use tokio::runtime::Runtime;
+use uuid::Uuid;
 
 /// How long outcomes are kept.
 pub(crate) const TTL: Duration = Duration::from_secs(24 * 3_600);
@@ -31,6 +34,11 @@ pub(crate) fn open(folder: &Path) -> Embedded {
             Err(error) => panic!("{} does not open: {error}", folder.display()),
         }
     }
+}
+
+/// Where the views are.
+pub(crate) async fn resume(views: &impl ViewWriter) -> Checkpoint {
+    views.resume(LogId(Uuid::nil()), Position::MAX).await.expect("a checkpoint")
 }
 
 /// Closes a store and gives its folder free.

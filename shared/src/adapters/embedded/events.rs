@@ -232,6 +232,10 @@ impl EventFeed for FjallEvents {
         Ok(self.position())
     }
 
+    async fn end(&self) -> Result<Position, StoreError> {
+        Ok(self.position())
+    }
+
     async fn subscribe(&self, after: Checkpoint) -> Result<Box<dyn Subscription>, StoreError> {
         let shared = self.0.shared.clone();
         Ok(Box::new(FjallSubscription { durable: shared.durable.watch(), shared, at: after.position() }))

@@ -614,7 +614,7 @@ impl ViewReader for SqliteViews {
 
 #[async_trait]
 impl ViewWriter for SqliteViews {
-    async fn resume(&self) -> Result<Checkpoint, StoreError> {
+    async fn resume(&self, _log: LogId, _end: Position) -> Result<Checkpoint, StoreError> {
         Ok(Checkpoint::at(self.0.recent.position()))
     }
 
@@ -623,7 +623,7 @@ impl ViewWriter for SqliteViews {
         blocking(move || inner.take(from, changes, to)).await
     }
 
-    async fn put_back(&self) {
+    async fn interrupted(&self) {
         self.0.put_back.notified().await;
     }
 }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::child::{Answer, Event, Order, claim_key, claimed_at};
 use super::steps::{At, CLAIMS, Events, KEYS, Step, Write};
-use crate::support;
+use crate::support::{self, resume};
 
 /// What a log and its claims hold.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ fn stream(key: usize) -> StreamId {
 
 /// Folds a log into views up to a position.
 pub(crate) async fn project(feed: &impl EventFeed, views: &(impl ViewReader + ViewWriter), to: Position) {
-    let mut at = views.resume().await.expect("a checkpoint");
+    let mut at = resume(views).await;
     let mut subscription = feed.subscribe(at).await.expect("subscribed");
     while !at.has_reached(to) {
         let left = usize::try_from(to.0 - at.position().0).expect("small");
@@ -174,7 +174,7 @@ impl Pair {
     }
 
     async fn project(&mut self, most: usize) {
-        let at = self.views.resume().await.expect("a checkpoint").position();
+        let at = resume(&self.views).await.position();
         let head = self.events.head().await.expect("a head");
         let to = head.min(Position(at.0.saturating_add(most as u64)));
         project(&self.store().events, &self.store().views, to).await;
@@ -266,8 +266,8 @@ impl Pair {
         }
         let all = AnswersQuery { prefix: String::new(), after: None, limit: 1_000 };
         assert_eq!(list(&store.views, all.clone()).await, list(&self.views, all).await, "the answers");
-        let checkpoint = self.views.resume().await.expect("a checkpoint");
-        assert_eq!(store.views.resume().await.expect("a checkpoint"), checkpoint, "the checkpoints");
+        let checkpoint = resume(&self.views).await;
+        assert_eq!(resume(&store.views).await, checkpoint, "the checkpoints");
     }
 }
 
