@@ -12,9 +12,7 @@ use shared::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome, Receip
 use shared::domain::refusal::Refusal;
 use shared::domain::stream::{ExpectedRevision, Metadata, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use shared::domain::time::Timestamp;
-use shared::ports::{
-    AnswersQuery, Checkpoint, Claim, Direction, EventFeed, EventStore, LogId, Outcomes, ViewReader, ViewWriter,
-};
+use shared::ports::{AnswersQuery, Checkpoint, Claim, Direction, EventFeed, EventStore, LogId, Outcomes, ViewReader};
 use uuid::Uuid;
 
 use super::model;
