@@ -48,6 +48,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "unknown-path", "there is nothing at this path")
     }
 
+    /// 404: there is no such path here, but elsewhere.
+    pub fn unknown_path_but(elsewhere: &str) -> Self {
+        Self { message: format!("there is nothing at this path in this process; {elsewhere}"), ..Self::unknown_path() }
+    }
+
     /// 405: the path has other methods.
     pub fn wrong_method() -> Self {
         Self::new(
@@ -55,6 +60,14 @@ impl ApiError {
             "wrong-method",
             "this path does not take this method; Allow names those that it takes",
         )
+    }
+
+    /// 405: the path has other methods here; this one is taken elsewhere.
+    pub fn wrong_method_but(elsewhere: &str) -> Self {
+        Self {
+            message: format!("this path does not take this method in this process; {elsewhere}"),
+            ..Self::wrong_method()
+        }
     }
 
     /// 403: a page or host that is not let in.

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
+use super::elsewhere;
 use super::error::{ApiError, Problem, problem_json};
 use super::guard::Guard;
 use super::headers::{EVENT_POSITION, REQUEST_ID, accepts};
@@ -160,9 +161,7 @@ fn connections_that_fit() -> usize {
 impl Server {
     /// A server for these routes.
     pub fn new(router: Router, guard: Guard, metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Arc<Self> {
-        let router = router
-            .fallback(async || ApiError::unknown_path())
-            .method_not_allowed_fallback(async || ApiError::wrong_method());
+        let router = router.fallback(elsewhere::unknown_path).method_not_allowed_fallback(elsewhere::wrong_method);
         let boot = format!("{:08x}", uuid::Uuid::new_v4().as_fields().0);
         Arc::new(Self { router, guard, metrics, lifecycle, open: Arc::default(), boot })
     }

@@ -1,0 +1,111 @@
+//! What another process serves: requests that came to the wrong port are told
+//! where to go.
+//!
+//! A request only gets here where no route of this process took it, so that the
+//! table needs not know which process this is.
+
+use axum::http::{Method, Uri};
+
+use super::error::ApiError;
+
+/// A process, as clients know it.
+pub struct Process {
+    pub name: &'static str,
+    /// Where it listens, if nobody says.
+    pub port: u16,
+}
+
+/// The write side.
+pub const WRITE_SIDE: Process = Process { name: "eventstore-svc", port: 8080 };
+/// The read side.
+pub const READ_SIDE: Process = Process { name: "projection-svc", port: 8081 };
+/// What carries one to the other.
+pub const PROJECTOR: Process = Process { name: "projector-svc", port: 8082 };
+
+/// Methods and a path, and who serves them. The first line that fits counts.
+type Line = (&'static [&'static str], &'static str, &'static Process);
+
+const ROUTES: [Line; 9] = [
+    (&["POST"], "/answers/batch", &WRITE_SIDE),
+    (&["POST", "PATCH"], "/answers", &WRITE_SIDE),
+    (&["PATCH", "PUT", "DELETE"], "/answers/{}", &WRITE_SIDE),
+    (&["GET", "HEAD"], "/answers/{}/history", &WRITE_SIDE),
+    (&["GET", "HEAD"], "/answers/{}/as-of", &WRITE_SIDE),
+    (&["GET", "HEAD"], "/eventstore/ping", &WRITE_SIDE),
+    (&["GET", "HEAD"], "/answers", &READ_SIDE),
+    (&["GET", "HEAD"], "/answers/{}", &READ_SIDE),
+    (&["GET", "HEAD"], "/projection/ping", &READ_SIDE),
+];
+
+/// 404: no route of this process has the path.
+pub(super) async fn unknown_path(method: Method, uri: Uri) -> ApiError {
+    match serving(&method, uri.path()) {
+        Some(other) => ApiError::unknown_path_but(&elsewhere(other)),
+        None => ApiError::unknown_path(),
+    }
+}
+
+/// 405: a route of this process has the path, with other methods.
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    match serving(&method, uri.path()) {
+        Some(other) => ApiError::wrong_method_but(&elsewhere(other)),
+        None => ApiError::wrong_method(),
+    }
+}
+
+fn elsewhere(process: &Process) -> String {
+    format!("{} serves it, by default on port {}", process.name, process.port)
+}
+
+fn serving(method: &Method, path: &str) -> Option<&'static Process> {
+    let fits = |(methods, pattern, _): &&Line| methods.contains(&method.as_str()) && is_like(path, pattern);
+    ROUTES.iter().find(fits).map(|(.., process)| *process)
+}
+
+/// Whether a path has the form of a pattern, in which `{}` is any segment.
+fn is_like(path: &str, pattern: &str) -> bool {
+    let (mut segments, mut forms) = (path.split('/'), pattern.split('/'));
+    loop {
+        match (segments.next(), forms.next()) {
+            (None, None) => return true,
+            (Some(segment), Some("{}")) if !segment.is_empty() => {}
+            (Some(segment), Some(form)) if segment == form => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_call_has_its_process() {
+        let name = |method: &str, path| serving(&method.parse().expect("a method"), path).map(|process| process.name);
+        for (method, path) in [
+            ("POST", "/answers"),
+            ("POST", "/answers/batch"),
+            ("PATCH", "/answers/batch"),
+            ("DELETE", "/answers/a%2Fb"),
+            ("GET", "/answers/batch/history"),
+            ("HEAD", "/answers/k/as-of"),
+            ("GET", "/eventstore/ping"),
+        ] {
+            assert_eq!(name(method, path), Some("eventstore-svc"), "{method} {path}");
+        }
+        for (method, path) in [("GET", "/answers"), ("HEAD", "/answers/k"), ("GET", "/answers/batch")] {
+            assert_eq!(name(method, path), Some("projection-svc"), "{method} {path}");
+        }
+        for (method, path) in [
+            ("DELETE", "/answers"),
+            ("POST", "/answers/k"),
+            ("POST", "/answers/k/history"),
+            ("GET", "/answers/"),
+            ("GET", "/answers//history"),
+            ("GET", "/answers/k/history/"),
+            ("GET", "/"),
+        ] {
+            assert_eq!(name(method, path), None, "{method} {path}");
+        }
+    }
+}
