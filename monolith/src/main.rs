@@ -6,11 +6,20 @@ mod storage;
 use std::process::ExitCode;
 
 use shared::config::{Config, environment};
+use shared::metrics::Part;
+use shared::process::{self, Failure, Program};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+const PROGRAM: Program = Program {
+    name: "monolith",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "answers as key-value pairs, event-sourced, in one process",
+    // Both sides' ports; each serves every route.
+    ports: &[8080, 8081],
+    counts: &[Part::Store, Part::Projection],
+};
 
 const HELP: &str = "\
 monolith: answers as key-value pairs, event-sourced, in one process
@@ -41,7 +50,7 @@ fn asked(arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
             "-repair" | "--repair" => Asked::Repair,
             "-h" | "-help" | "--help" => Asked::Help,
             "-V" | "-version" | "--version" => Asked::Version,
-            other => return Err(format!("unknown argument {other:?}; --help names those that there are")),
+            other => return Err(process::unknown(other)),
         };
     }
     Ok(asked)
@@ -51,7 +60,7 @@ fn run() -> Result<(), Failure> {
     let asked = asked(std::env::args().skip(1))?;
     match asked {
         Asked::Help => println!("{HELP}"),
-        Asked::Version => println!("monolith {}", env!("CARGO_PKG_VERSION")),
+        Asked::Version => PROGRAM.print_version(),
         Asked::Repair => {
             let config = Config::from_vars(environment()?)?;
             println!("{}", shared::adapters::embedded::repair(&config.data_dir)?);
@@ -59,22 +68,14 @@ fn run() -> Result<(), Failure> {
         Asked::Serve { in_memory } => {
             let config = Config::from_vars(environment()?)?;
             let choice = storage::choose(&config, in_memory)?;
-            shared::logging::start(&config)?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-            runtime.block_on(app::serve(config, choice))?;
+            PROGRAM.run(config, async |process| app::serve(process, choice).await)?;
         }
     }
     Ok(())
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("monolith: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    PROGRAM.exit(run())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use shared::adapters::memory::{MemoryEvents, MemoryViews};
 use shared::config::{Config, ConfigError};
 use shared::metrics::Metrics;
 use shared::ports::{EventFeed, EventStore, Health, Outcomes, ViewReader, ViewWriter};
+use shared::process::{Failure, Process};
 
 /// A storage and the reason that it was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub(crate) fn choose(config: &Config, in_memory: bool) -> Result<Choice, ConfigE
         let reason = format!("it is missing, but {other} is set; set both or neither");
         Err(ConfigError { variable, reason })
     };
-    match (&config.eventstore_host, &config.mongodb_host) {
+    match (&config.eventstore, &config.mongodb) {
         (None, None) => {}
         (Some(_), None) => return missing("MONGODB_HOST", "EVENTSTORE_HOST"),
         (None, Some(_)) => return missing("EVENTSTORE_HOST", "MONGODB_HOST"),
@@ -76,10 +77,14 @@ impl Storage {
     ///
     /// # Errors
     /// If it does not open.
-    pub(crate) fn open(choice: &Choice, config: &Config, metrics: &Metrics) -> Result<Self, embedded::StartError> {
+    pub(crate) async fn open(choice: &Choice, process: &Process) -> Result<Self, Failure> {
         match &choice.kind {
-            Kind::Memory => Ok(Self::in_memory(config)),
-            Kind::Embedded(folder) => Self::embedded(folder.clone(), config, metrics),
+            Kind::Memory => Ok(Self::in_memory(&process.config)),
+            Kind::Embedded(folder) => {
+                let (folder, config, metrics) = (folder.clone(), process.config.clone(), process.metrics.clone());
+                let opened = tokio::task::spawn_blocking(move || Self::embedded(folder, &config, &metrics)).await?;
+                Ok(opened.map_err(|error| format!("DATA_DIR: {error}"))?)
+            }
         }
     }
 

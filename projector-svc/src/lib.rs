@@ -3,18 +3,22 @@
 //! It begins at the views' checkpoint, and after any failure again there. An event
 //! that cannot be projected stops it: nothing is skipped.
 
+mod status;
+pub mod watch;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use shared::clock;
 use shared::domain::projection::{Unprojectable, project};
 use shared::domain::stream::RecordedEvent;
-use shared::domain::time::Timestamp;
 use shared::http::lifecycle::Lifecycle;
 use shared::metrics::Metrics;
-use shared::ports::{Batch, Checkpoint, EventFeed, StoreError, ViewWriter};
+use shared::ports::{Batch, Checkpoint, EventFeed, StoreError, Subscription, ViewReader, ViewWriter};
 use tokio::time::Instant;
+
+use status::{Status, Trouble};
+use watch::Watch;
 
 /// Events that are projected together at most.
 const BATCH: usize = 8_192;
@@ -25,8 +29,6 @@ const FULL_ENOUGH: usize = 32;
 /// How long to wait after a failure, first and at most.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// An event that has waited longer without the checkpoint moving is a stall.
-const STALL: Duration = Duration::from_secs(30);
 
 /// Keeps views up to date with a log.
 pub struct Projector {
@@ -34,29 +36,6 @@ pub struct Projector {
     views: Arc<dyn ViewWriter>,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
-}
-
-/// How the projector is doing, for those who watch it.
-pub struct Status {
-    state: Mutex<State>,
-}
-
-struct State {
-    /// What it cannot get past, if anything.
-    trouble: Option<Trouble>,
-    /// When the checkpoint last moved, or had nothing to move for.
-    moved: Instant,
-    /// When the first event that is being projected was recorded.
-    waiting_since: Option<Timestamp>,
-}
-
-/// What stands in the projector's way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Trouble {
-    /// This event; it will not go away.
-    Event(String),
-    /// A store; it is tried again.
-    Store(String),
 }
 
 enum Failure {
@@ -72,67 +51,15 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl Status {
-    /// Events wait from now on, if none did.
-    fn begin(&self, oldest: Option<Timestamp>) {
-        let mut state = self.state.lock();
-        if state.waiting_since.is_none() {
-            state.moved = Instant::now();
-        }
-        state.waiting_since = oldest;
-    }
-
-    /// The checkpoint moved, and nothing waits that is known of.
-    fn applied(&self) {
-        *self.state.lock() = State { trouble: None, moved: Instant::now(), waiting_since: None };
-    }
-
-    /// Notes what stands in the way; tells whether that is news.
-    fn held_up(&self, by: Trouble) -> bool {
-        let mut state = self.state.lock();
-        let news = state.trouble.as_ref() != Some(&by);
-        state.trouble = Some(by);
-        news
-    }
-
-    /// Whether it works: nothing stands in its way, and no event has waited half a
-    /// minute without the checkpoint moving.
-    ///
-    /// # Errors
-    /// What is wrong.
-    pub fn check(&self) -> Result<(), String> {
-        let state = self.state.lock();
-        match &state.trouble {
-            Some(Trouble::Event(what)) => return Err(format!("the projector stopped: {what}")),
-            Some(Trouble::Store(what)) if state.moved.elapsed() > STALL => {
-                return Err(format!("the projector is held up: {what}"));
-            }
-            _ => {}
-        }
-        if state.waiting_since.is_some() && state.moved.elapsed() > STALL {
-            return Err("events wait and the projection does not move".into());
-        }
-        Ok(())
-    }
-
-    /// How long the oldest event that is not projected yet has waited.
-    pub fn waiting(&self, now: Timestamp) -> Duration {
-        let since = self.state.lock().waiting_since;
-        let micros = since.map_or(0, |since| now.micros().saturating_sub(since.micros()));
-        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
-    }
-}
-
 impl Projector {
     /// A projector from this log into these views.
     pub fn new(feed: Arc<dyn EventFeed>, views: Arc<dyn ViewWriter>, metrics: Arc<Metrics>) -> Self {
-        let state = State { trouble: None, moved: Instant::now(), waiting_since: None };
-        Self { feed, views, metrics, status: Arc::new(Status { state: Mutex::new(state) }) }
+        Self { feed, views, metrics, status: Arc::new(Status::new()) }
     }
 
-    /// How it is doing.
-    pub fn status(&self) -> Arc<Status> {
-        self.status.clone()
+    /// What tells how it is doing, from the same views read.
+    pub fn watch(&self, views: Arc<dyn ViewReader>) -> Arc<Watch> {
+        Arc::new(Watch::new(self.feed.clone(), views, self.metrics.clone(), self.status.clone()))
     }
 
     /// Projects until the lifecycle says stop. What is being written then is written
@@ -150,9 +77,15 @@ impl Projector {
                         tracing::error!(error = what, "an event cannot be projected; the projection stops there");
                     }
                 }
+                Failure::Store(StoreError::Foreign { why }) => {
+                    if self.status.held_up(Trouble::Foreign(why.clone())) {
+                        tracing::error!(why, "the views are not this log's; nothing is written to them");
+                    }
+                }
                 Failure::Store(error) => {
-                    tracing::warn!(error = %error.chain(), "the projection is held up; it begins again at its checkpoint");
-                    self.status.held_up(Trouble::Store(error.to_string()));
+                    if self.status.held_up(Trouble::Store(error.to_string())) {
+                        tracing::warn!(error = %error.chain(), "the projection is held up; it begins again at its checkpoint");
+                    }
                 }
             }
             // Whoever worked for a while may try again at once.
@@ -166,9 +99,41 @@ impl Projector {
 
     /// Follows the log from the checkpoint on; `Ok` at the end of the process.
     async fn follow(&self, lifecycle: &Lifecycle) -> Result<(), Failure> {
+        let begun = tokio::select! {
+            biased;
+            () = lifecycle.stopping() => return Ok(()),
+            begun = self.begin() => begun?,
+        };
+        self.metrics.projection.working(true);
+        let ended = self.work(begun, lifecycle).await;
+        self.metrics.projection.working(false);
+        ended
+    }
+
+    /// Waits for its turn, and subscribes behind the checkpoint.
+    async fn begin(&self) -> Result<(Checkpoint, Box<dyn Subscription>), StoreError> {
+        let at = match self.resume().await {
+            // While it waited for its turn another may have carried the views beyond
+            // what was the log's end before. Now nobody else moves them.
+            Err(StoreError::Foreign { .. }) => self.resume().await?,
+            resumed => resumed?,
+        };
+        let events = self.feed.subscribe(at).await?;
+        self.status.resumed();
+        tracing::info!(position = at.position().0, "projecting");
+        Ok((at, events))
+    }
+
+    async fn resume(&self) -> Result<Checkpoint, StoreError> {
         let (log, end) = (self.feed.log_id().await?, self.feed.end().await?);
-        let mut at = self.views.resume(log, end).await?;
-        let mut events = self.feed.subscribe(at).await?;
+        self.views.resume(log, end).await
+    }
+
+    async fn work(
+        &self,
+        (mut at, mut events): (Checkpoint, Box<dyn Subscription>),
+        lifecycle: &Lifecycle,
+    ) -> Result<(), Failure> {
         loop {
             let batch = tokio::select! {
                 biased;
@@ -189,7 +154,6 @@ impl Projector {
     /// still written.
     async fn project(&self, from: Checkpoint, batch: Batch) -> Result<Checkpoint, Failure> {
         let oldest = batch.events.first().map(|event| event.event.metadata.recorded_at);
-        self.status.begin(oldest);
         let mut changes = Vec::with_capacity(batch.events.len());
         let mut stuck = None;
         let mut to = batch.checkpoint;
@@ -210,7 +174,7 @@ impl Projector {
         if let Some(error) = stuck {
             return Err(Failure::Event(error));
         }
-        self.status.applied();
+        self.status.applied(Instant::now());
         if let Some(oldest) = oldest {
             self.metrics.projection.applied(count, oldest, clock::now());
         }

@@ -22,9 +22,9 @@ pub struct Config {
     /// `DATA_DIR`.
     pub data_dir: PathBuf,
     /// `EVENTSTORE_HOST`.
-    pub eventstore_host: Option<String>,
-    /// `MONGODB_HOST`.
-    pub mongodb_host: Option<String>,
+    pub eventstore: Option<EventStoreDb>,
+    /// `MONGODB_HOST` and what belongs to it.
+    pub mongodb: Option<MongoDb>,
     pub web: Web,
     /// `DISK_RESERVE_MB`.
     pub disk_reserve_mb: u64,
@@ -38,6 +38,46 @@ pub struct Config {
     pub log_filter: String,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
+}
+
+/// Where EventStoreDB is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EventStoreDb {
+    /// A whole connection string, such as `esdb://localhost:2113?tls=false`. It may
+    /// hold a password.
+    pub url: String,
+}
+
+/// Where MongoDB is, and what of it is ours.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MongoDb {
+    /// A whole connection string, such as `mongodb://localhost:27017`. It may hold a
+    /// password.
+    pub url: String,
+    /// `MONGODB_USER` and `MONGODB_PASS`.
+    pub login: Option<Login>,
+    /// `MONGODB_DB`.
+    pub database: String,
+}
+
+/// A name and its password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    pub pass: String,
+}
+
+// Connection strings and passwords are not for the log.
+impl fmt::Debug for EventStoreDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventStoreDb").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for MongoDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MongoDb").field("database", &self.database).finish_non_exhaustive()
+    }
 }
 
 /// What decides whether a browser's page may call.
@@ -121,7 +161,41 @@ impl<L: Fn(&str) -> Option<String>> Reader<L> {
     }
 }
 
+impl<L: Fn(&str) -> Option<String>> Reader<L> {
+    fn mongodb(&self) -> Result<Option<MongoDb>, ConfigError> {
+        let login = match (self.text("MONGODB_USER"), self.text("MONGODB_PASS")) {
+            (Some(user), Some(pass)) => Some(Login { user, pass }),
+            (None, None) => None,
+            (Some(_), None) => return Err(missing("MONGODB_PASS", "MONGODB_USER is set")),
+            (None, Some(_)) => return Err(missing("MONGODB_USER", "MONGODB_PASS is set")),
+        };
+        let database = self.parse("MONGODB_DB", database_name)?.unwrap_or_else(|| "qaservice".into());
+        let url = self.parse("MONGODB_HOST", mongodb_url)?;
+        Ok(url.map(|url| MongoDb { url, login, database }))
+    }
+}
+
+fn missing(variable: &'static str, why: &str) -> ConfigError {
+    ConfigError { variable, reason: format!("it is missing, but {why}") }
+}
+
 impl Config {
+    /// Where the events are, for a process that needs them there.
+    ///
+    /// # Errors
+    /// If `EVENTSTORE_HOST` is not set.
+    pub fn eventstore(&self) -> Result<&EventStoreDb, ConfigError> {
+        self.eventstore.as_ref().ok_or_else(|| missing("EVENTSTORE_HOST", "the events are in EventStoreDB"))
+    }
+
+    /// Where the views are, for a process that needs them there.
+    ///
+    /// # Errors
+    /// If `MONGODB_HOST` is not set.
+    pub fn mongodb(&self) -> Result<&MongoDb, ConfigError> {
+        self.mongodb.as_ref().ok_or_else(|| missing("MONGODB_HOST", "the views are in MongoDB"))
+    }
+
     /// Reads all settings through `lookup`.
     ///
     /// # Errors
@@ -129,17 +203,11 @@ impl Config {
     pub fn from_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         const YEAR_S: u64 = 366 * 24 * 3600;
         let vars = Reader(lookup);
-        let user = vars.text("MONGODB_USER").is_some();
-        if user != vars.text("MONGODB_PASS").is_some() {
-            let (variable, other) =
-                if user { ("MONGODB_PASS", "MONGODB_USER") } else { ("MONGODB_USER", "MONGODB_PASS") };
-            return Err(ConfigError { variable, reason: format!("it is missing, but {other} is set") });
-        }
         Ok(Self {
             listen: vars.list("IP_PORT", str::parse)?,
             data_dir: vars.text("DATA_DIR").unwrap_or_else(|| "./data".into()).into(),
-            eventstore_host: vars.text("EVENTSTORE_HOST"),
-            mongodb_host: vars.text("MONGODB_HOST"),
+            eventstore: vars.parse("EVENTSTORE_HOST", eventstore_url)?.map(|url| EventStoreDb { url }),
+            mongodb: vars.mongodb()?,
             web: Web {
                 cors_origins: vars.list("CORS_ORIGINS", origin)?.unwrap_or_default(),
                 allowed_hosts: vars.list("ALLOWED_HOSTS", host_name)?.unwrap_or_default(),
@@ -216,6 +284,54 @@ fn web_address(text: &str) -> Result<axum::http::Uri, String> {
     Ok(uri)
 }
 
+/// A connection string as it is; a host, or host and port, as a string for a server
+/// without TLS.
+fn eventstore_url(text: &str) -> Result<String, String> {
+    const SCHEMES: [&str; 4] = ["esdb", "kurrentdb", "kurrent", "kdb"];
+    match text.split_once("://") {
+        Some((scheme, _)) if SCHEMES.contains(&scheme.trim_end_matches("+discover")) => Ok(text.into()),
+        Some(_) => Err("it is no connection string that begins with esdb:// or kurrentdb://".into()),
+        None => Ok(format!("esdb://{}?tls=false", host_and_port(text, 2113)?)),
+    }
+}
+
+fn mongodb_url(text: &str) -> Result<String, String> {
+    match text.split_once("://") {
+        Some(("mongodb" | "mongodb+srv", _)) => Ok(text.into()),
+        Some(_) => Err("it is no connection string that begins with mongodb:// or mongodb+srv://".into()),
+        None => Ok(format!("mongodb://{}", host_and_port(text, 27017)?)),
+    }
+}
+
+/// A host, or host and port; the text may hold a password by mistake, so that no
+/// error shows it.
+fn host_and_port(text: &str, default: u16) -> Result<String, String> {
+    let form = || "it is neither a host, nor host:port, nor a connection string".to_owned();
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            (host, port.parse().ok().filter(|port| *port != 0).ok_or("the port is none (1 to 65535)")?)
+        }
+        _ => (text, default),
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if let Ok(address) = bare.parse::<std::net::Ipv6Addr>() {
+        return Ok(format!("[{address}]:{port}"));
+    }
+    host_name(host).map(|host| format!("{host}:{port}")).map_err(|_| form())
+}
+
+/// A name that MongoDB takes for a database, on any system.
+fn database_name(text: &str) -> Result<String, String> {
+    let forbidden = |c: char| c.is_control() || c.is_whitespace() || r#"/\."$*<>:|?"#.contains(c);
+    if text.len() > 63 || text.contains(forbidden) {
+        return Err(format!("{text:?} is no name of a database: up to 63 bytes without spaces and /\\.\"$*<>:|?"));
+    }
+    if ["admin", "config", "local"].contains(&text) {
+        return Err(format!("{text:?} is MongoDB's own"));
+    }
+    Ok(text.into())
+}
+
 fn host_name(text: &str) -> Result<String, String> {
     let valid = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
     if valid {
@@ -272,15 +388,59 @@ mod tests {
             ("CORS_ORIGINS", "https://example.com/path"),
             ("CORS_ORIGINS", "example.com"),
             ("ALLOWED_HOSTS", "http://example.com"),
-            ("MONGODB_USER", "root"),
-            ("MONGODB_PASS", "secret"),
+            ("EVENTSTORE_HOST", "http://localhost:2113"),
+            ("EVENTSTORE_HOST", "localhost:port"),
+            ("EVENTSTORE_HOST", "localhost:0"),
+            ("EVENTSTORE_HOST", "two words"),
+            ("EVENTSTORE_HOST", "admin:secret@localhost"),
+            ("MONGODB_HOST", "root:secret@localhost:27017"),
+            ("MONGODB_HOST", "esdb://localhost"),
+            ("MONGODB_HOST", "localhost:99999"),
+            ("MONGODB_HOST", "a,b"),
+            ("MONGODB_DB", "a.b"),
+            ("MONGODB_DB", "a b"),
+            ("MONGODB_DB", "admin"),
         ];
         for (variable, value) in bad {
             let error = with(&[(variable, value)]).expect_err(value);
-            let named = if variable.starts_with("MONGODB_") { "MONGODB_" } else { variable };
-            assert!(error.to_string().starts_with(named), "{error}");
+            assert!(error.to_string().starts_with(&format!("{variable}: ")), "{error}");
             assert!(!error.to_string().contains("secret"), "{error}");
         }
+        assert_eq!(with(&[("MONGODB_USER", "root")]).expect_err("half a login").variable, "MONGODB_PASS");
+        assert_eq!(with(&[("MONGODB_PASS", "secret")]).expect_err("half a login").variable, "MONGODB_USER");
+    }
+
+    #[test]
+    fn databases_are_named_by_host_or_whole_string() {
+        let eventstore = |host| with(&[("EVENTSTORE_HOST", host)]).expect(host).eventstore.expect("set").url;
+        assert_eq!(eventstore("localhost"), "esdb://localhost:2113?tls=false");
+        assert_eq!(eventstore("Events.example:2114"), "esdb://events.example:2114?tls=false");
+        assert_eq!(eventstore("10.0.0.1"), "esdb://10.0.0.1:2113?tls=false");
+        assert_eq!(eventstore("::1"), "esdb://[::1]:2113?tls=false");
+        assert_eq!(eventstore("[::1]:1"), "esdb://[::1]:1?tls=false");
+        for whole in ["esdb://admin:changeit@a:1,b:2?tls=true", "kurrentdb+discover://a"] {
+            assert_eq!(eventstore(whole), whole);
+        }
+        let mongodb = |vars: &[(&str, &str)]| with(vars).expect("valid").mongodb;
+        let views = mongodb(&[("MONGODB_HOST", "localhost")]).expect("set");
+        assert_eq!((views.url.as_str(), views.database.as_str()), ("mongodb://localhost:27017", "qaservice"));
+        assert!(views.login.is_none());
+        let whole = [("MONGODB_HOST", "mongodb+srv://a/"), ("MONGODB_USER", "root"), ("MONGODB_PASS", "secret")];
+        let views = mongodb(&whole).expect("set");
+        assert_eq!(views.url, "mongodb+srv://a/");
+        assert!(!format!("{views:?}").contains("secret"));
+        let login = views.login.expect("set");
+        assert_eq!((login.user.as_str(), login.pass.as_str()), ("root", "secret"));
+        assert_eq!(mongodb(&[("MONGODB_DB", "other")]), None);
+    }
+
+    #[test]
+    fn what_a_process_needs_and_lacks_is_told_by_its_name() {
+        let nothing = with(&[]).expect("valid");
+        assert_eq!(nothing.eventstore().expect_err("not set").variable, "EVENTSTORE_HOST");
+        assert_eq!(nothing.mongodb().expect_err("not set").variable, "MONGODB_HOST");
+        let both = with(&[("EVENTSTORE_HOST", "a"), ("MONGODB_HOST", "b")]).expect("valid");
+        assert!(both.eventstore().is_ok() && both.mongodb().is_ok());
     }
 
     #[test]

@@ -13,4 +13,5 @@ pub mod error;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod process;
 pub mod wire;

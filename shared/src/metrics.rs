@@ -27,7 +27,6 @@ pub struct Metrics {
     pub commands: IntCounterVec,
     pub store: Arc<StoreMetrics>,
     pub projection: ProjectionMetrics,
-    log_head: IntGauge,
     store_bytes: IntGaugeVec,
 }
 
@@ -39,25 +38,30 @@ pub struct StoreMetrics {
 
 /// What the projector counts.
 pub struct ProjectionMetrics {
+    head: IntGauge,
     position: IntGauge,
+    working: IntGauge,
     lag_events: IntGauge,
     lag_seconds: prometheus::Gauge,
     delay: Histogram,
     batch_size: Histogram,
 }
 
-/// The state of log and views when somebody looks.
-pub struct Snapshot {
-    pub head: Position,
-    pub projected: Position,
-    /// How long the oldest event that is not projected yet has waited.
-    pub waiting: Duration,
-    /// Bytes on disk, by part.
-    pub sizes: Vec<(&'static str, u64)>,
+/// What only some processes have to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A log that is written and kept here.
+    Store,
+    /// The way from the log to the views.
+    Projection,
 }
 
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("qaservice")
+}
+
+fn gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
@@ -65,8 +69,8 @@ fn histogram(name: &str, help: &str, buckets: &[f64]) -> HistogramOpts {
 }
 
 impl StoreMetrics {
-    fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let metrics = Self {
+    fn new() -> prometheus::Result<Self> {
+        Ok(Self {
             group_size: Histogram::with_opts(histogram(
                 "log_group_size",
                 "Appends that were made durable together.",
@@ -77,10 +81,12 @@ impl StoreMetrics {
                 "Time to write a group of appends and sync it to disk.",
                 &LATENCIES,
             ))?,
-        };
-        registry.register(Box::new(metrics.group_size.clone()))?;
-        registry.register(Box::new(metrics.sync_seconds.clone()))?;
-        Ok(metrics)
+        })
+    }
+
+    fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.group_size.clone()))?;
+        registry.register(Box::new(self.sync_seconds.clone()))
     }
 
     /// A group of so many appends became durable.
@@ -91,12 +97,17 @@ impl StoreMetrics {
 }
 
 impl ProjectionMetrics {
-    fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let metrics = Self {
+    fn new() -> prometheus::Result<Self> {
+        Ok(Self {
+            head: IntGauge::with_opts(opts("log_head_position", "The position of the log's last event."))?,
+            working: IntGauge::with_opts(opts(
+                "projection_working",
+                "1 while this process writes the views; 0 while it waits for its turn, or cannot.",
+            ))?,
             position: IntGauge::with_opts(opts("projection_position", "The position that the views have reached."))?,
             lag_events: IntGauge::with_opts(opts(
                 "projection_lag_events",
-                "Positions between the views and the log's end.",
+                "Events that are not projected yet; counted up to 10,000.",
             ))?,
             lag_seconds: prometheus::Gauge::with_opts(opts(
                 "projection_lag_seconds",
@@ -112,13 +123,31 @@ impl ProjectionMetrics {
                 "Events that were projected together.",
                 &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0],
             ))?,
-        };
-        registry.register(Box::new(metrics.position.clone()))?;
-        registry.register(Box::new(metrics.lag_events.clone()))?;
-        registry.register(Box::new(metrics.lag_seconds.clone()))?;
-        registry.register(Box::new(metrics.delay.clone()))?;
-        registry.register(Box::new(metrics.batch_size.clone()))?;
-        Ok(metrics)
+        })
+    }
+
+    fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.head.clone()))?;
+        registry.register(Box::new(self.position.clone()))?;
+        registry.register(Box::new(self.working.clone()))?;
+        registry.register(Box::new(self.lag_events.clone()))?;
+        registry.register(Box::new(self.lag_seconds.clone()))?;
+        registry.register(Box::new(self.delay.clone()))?;
+        registry.register(Box::new(self.batch_size.clone()))
+    }
+
+    /// Somebody looked: the log ends at `head`, the views are at `projected`, and so
+    /// many events wait between them, the oldest for so long.
+    pub fn looked(&self, head: Position, projected: Position, events: usize, waiting: Duration) {
+        self.head.set(gauge(head.0));
+        self.position.set(gauge(projected.0));
+        self.lag_events.set(gauge(events as u64));
+        self.lag_seconds.set(waiting.as_secs_f64());
+    }
+
+    /// Whether this process writes the views.
+    pub fn working(&self, works: bool) {
+        self.working.set(works.into());
     }
 
     /// A batch can be read now; `oldest` is when its first event was recorded.
@@ -130,11 +159,11 @@ impl ProjectionMetrics {
 }
 
 impl Metrics {
-    /// Counters at zero.
+    /// Counters at zero. What belongs to other parts than these is not shown.
     ///
     /// # Errors
     /// If two of them had the same name.
-    pub fn new(version: &str) -> prometheus::Result<Arc<Self>> {
+    pub fn new(version: &str, parts: &[Part]) -> prometheus::Result<Arc<Self>> {
         let registry = Registry::new();
         let build = IntGauge::with_opts(opts("build_info", "Always 1.").const_label("version", version))?;
         build.set(1);
@@ -148,9 +177,8 @@ impl Metrics {
                 opts("commands_total", "Commands by verb and outcome."),
                 &["verb", "outcome"],
             )?,
-            store: Arc::new(StoreMetrics::new(&registry)?),
-            projection: ProjectionMetrics::new(&registry)?,
-            log_head: IntGauge::with_opts(opts("log_head_position", "The position of the log's last event."))?,
+            store: Arc::new(StoreMetrics::new()?),
+            projection: ProjectionMetrics::new()?,
             store_bytes: IntGaugeVec::new(opts("store_size_bytes", "Bytes on disk."), &["part"])?,
             registry,
         };
@@ -159,26 +187,30 @@ impl Metrics {
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.commands.clone()))?;
-        registry.register(Box::new(metrics.log_head.clone()))?;
+        for part in parts {
+            match part {
+                Part::Store => metrics.store.register(registry)?,
+                Part::Projection => metrics.projection.register(registry)?,
+            }
+        }
         registry.register(Box::new(metrics.store_bytes.clone()))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Arc::new(metrics))
     }
 
-    /// All of it as text, with the state as it is now.
+    /// What lies on disk, by part.
+    pub fn sizes(&self, sizes: &[(&'static str, u64)]) {
+        for (part, bytes) in sizes {
+            self.store_bytes.with_label_values(&[part]).set(gauge(*bytes));
+        }
+    }
+
+    /// All of it as text.
     ///
     /// # Errors
     /// If a number cannot be written as text.
-    pub fn render(&self, now: &Snapshot) -> prometheus::Result<Vec<u8>> {
-        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.log_head.set(gauge(now.head.0));
-        self.projection.position.set(gauge(now.projected.0));
-        self.projection.lag_events.set(gauge(now.head.0.saturating_sub(now.projected.0)));
-        self.projection.lag_seconds.set(now.waiting.as_secs_f64());
-        for (part, bytes) in &now.sizes {
-            self.store_bytes.with_label_values(&[part]).set(gauge(*bytes));
-        }
+    pub fn render(&self) -> prometheus::Result<Vec<u8>> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

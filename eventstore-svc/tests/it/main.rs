@@ -70,7 +70,7 @@ fn commands() -> (Commands, Arc<Counting>) {
         conflicts: AtomicU64::new(0),
         intrude: Mutex::default(),
     });
-    let metrics = Metrics::new("test").expect("metrics");
+    let metrics = Metrics::new("test", &[]).expect("metrics");
     (Commands::new(store.clone(), Arc::new(events), metrics), store)
 }
 

@@ -1,33 +1,75 @@
 //! Whether the process lives, whether it can work, and what it counts.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures::future::BoxFuture;
 use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::error::ApiError;
 use super::lifecycle::Lifecycle;
 use super::response::{self, Tell};
 use super::routes::labelled;
-use crate::metrics::{Metrics, Snapshot};
+use crate::metrics::Metrics;
+use crate::ports::Health;
 
-type Asked<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// How long an answer about a store's health is believed.
+const BELIEVED: Duration = Duration::from_secs(1);
+/// How long a store may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Brings gauges up to date.
+pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// What the operating routes ask of the process.
 #[derive(Clone)]
 pub struct Operations {
     pub lifecycle: Lifecycle,
     pub metrics: Arc<Metrics>,
-    /// What is wrong, if anything is.
-    pub ready: Arc<dyn Fn() -> Asked<Result<(), String>> + Send + Sync>,
-    /// The state of log and views.
-    pub snapshot: Arc<dyn Fn() -> Asked<Snapshot> + Send + Sync>,
+    /// What must be well for the process to be ready.
+    pub checks: Vec<Arc<dyn Health>>,
+    /// Called before the metrics are read.
+    pub refresh: Refresh,
+}
+
+/// The health of a store elsewhere: asked for at most once a second, whoever wants
+/// to know, and never waited for long.
+pub struct Remote {
+    store: Arc<dyn Health>,
+    what: &'static str,
+    patience: Duration,
+    last: Mutex<Option<(Instant, Result<(), String>)>>,
+}
+
+impl Remote {
+    /// The health of this store, by the name that operators know.
+    pub fn new(what: &'static str, store: Arc<dyn Health>) -> Arc<Self> {
+        Arc::new(Self { store, what, patience: PATIENCE, last: Mutex::default() })
+    }
+}
+
+#[async_trait]
+impl Health for Remote {
+    async fn check(&self) -> Result<(), String> {
+        let mut last = self.last.lock().await;
+        if let Some((at, found)) = &*last
+            && at.elapsed() < BELIEVED
+        {
+            return found.clone();
+        }
+        let found = tokio::time::timeout(self.patience, self.store.check()).await;
+        let found = found.unwrap_or_else(|_| Err(format!("{} does not answer", self.what)));
+        *last = Some((Instant::now(), found.clone()));
+        found
+    }
 }
 
 const METRICS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -54,16 +96,51 @@ async fn get_ready(operations: &Operations) -> Response {
     if operations.lifecycle.is_draining() {
         return ApiError::unavailable("the process is ending").into_response();
     }
-    match (operations.ready)().await {
-        Ok(()) => ok("ready"),
-        Err(reason) => ApiError::unavailable(reason).into_response(),
+    for check in &operations.checks {
+        if let Err(reason) = check.check().await {
+            return ApiError::unavailable(reason).into_response();
+        }
     }
+    ok("ready")
 }
 
 async fn get_metrics(operations: &Operations) -> Response {
-    let now = (operations.snapshot)().await;
-    match operations.metrics.render(&now) {
+    (operations.refresh)().await;
+    match operations.metrics.render() {
         Ok(text) => response::with(StatusCode::OK, Some(METRICS_TEXT), Body::from(text), Tell::default()),
         Err(error) => ApiError::bug(error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Well the first time, then silent.
+    struct Falls(AtomicUsize);
+
+    #[async_trait]
+    impl Health for Falls {
+        async fn check(&self) -> Result<(), String> {
+            if self.0.fetch_add(1, Ordering::Relaxed) > 0 {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_store_is_asked_seldom_and_not_waited_for() {
+        let store = Arc::new(Falls(AtomicUsize::new(0)));
+        let patience = Duration::from_millis(20);
+        let remote = Remote { store: store.clone(), what: "the store", patience, last: Mutex::default() };
+        for _ in 0..3 {
+            assert_eq!(remote.check().await, Ok(()));
+        }
+        assert_eq!(store.0.load(Ordering::Relaxed), 1);
+        tokio::time::sleep(BELIEVED).await;
+        assert_eq!(remote.check().await, Err("the store does not answer".into()));
     }
 }

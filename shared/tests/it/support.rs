@@ -16,7 +16,7 @@ use uuid::Uuid;
 pub(crate) const TTL: Duration = Duration::from_secs(24 * 3_600);
 
 pub(crate) fn try_open(folder: &Path) -> Result<Embedded, StartError> {
-    let metrics = Metrics::new("test").expect("metrics").store.clone();
+    let metrics = Metrics::new("test", &[]).expect("metrics").store.clone();
     embedded::open(&Options { folder: folder.into(), disk_reserve_mb: 0, outcome_ttl: TTL, metrics })
 }
 

@@ -1,0 +1,242 @@
+//! A process from its start to its end: command line, settings, listeners,
+//! signals. What it serves, and from which storage, is its own.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use axum::Router;
+use futures::future::BoxFuture;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{Config, ConfigError, Listen, environment};
+use crate::http::guard::Guard;
+use crate::http::health::{self, Operations, Refresh};
+use crate::http::lifecycle::Lifecycle;
+use crate::http::serve::{Listeners, Server};
+use crate::logging;
+use crate::metrics::{Metrics, Part};
+use crate::ports::Health;
+
+/// What ends a process before its time, told in one line.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is known of a process before it starts.
+pub struct Program {
+    pub name: &'static str,
+    pub version: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// Where it listens on 127.0.0.1, if nobody says.
+    pub ports: &'static [u16],
+    /// What it has to count beside requests.
+    pub counts: &'static [Part],
+}
+
+/// A process with its settings, before it listens.
+pub struct Process {
+    program: &'static Program,
+    signals: Signals,
+    pub config: Config,
+    pub metrics: Arc<Metrics>,
+    pub lifecycle: Lifecycle,
+}
+
+/// What a process does when it serves.
+pub struct Service {
+    pub router: Router,
+    /// What must be well for the process to be ready.
+    pub checks: Vec<Arc<dyn Health>>,
+    /// Brings gauges up to date before they are read.
+    pub refresh: Refresh,
+    /// What runs beside the requests; ends when the lifecycle says stop.
+    pub tasks: Vec<BoxFuture<'static, ()>>,
+    /// The storage and why it is that one, for the line that says `serving`.
+    pub storage: &'static str,
+    pub why: &'static str,
+}
+
+/// The `main` of a service whose command line has nothing to choose.
+pub fn main(program: &'static Program, serve: impl AsyncFnOnce(Process) -> Result<(), Failure>) -> ExitCode {
+    program.exit(program.obey(std::env::args().skip(1), serve))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Serve,
+    Help,
+    Version,
+}
+
+fn asked(program: &Program, arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
+    let mut asked = Asked::Serve;
+    for argument in arguments {
+        asked = match argument.as_str() {
+            "-memdb" | "--memdb" => {
+                let name = program.name;
+                return Err(format!("{argument}: {name} shares its storage with other processes; run monolith -memdb"));
+            }
+            "-h" | "-help" | "--help" => Asked::Help,
+            "-V" | "-version" | "--version" => Asked::Version,
+            other => return Err(unknown(other)),
+        };
+    }
+    Ok(asked)
+}
+
+/// What is said of an argument that nobody knows.
+pub fn unknown(argument: &str) -> String {
+    format!("unknown argument {argument:?}; --help names those that there are")
+}
+
+impl Program {
+    fn obey(
+        &'static self,
+        arguments: impl Iterator<Item = String>,
+        serve: impl AsyncFnOnce(Process) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        match asked(self, arguments)? {
+            Asked::Serve => self.run(Config::from_vars(environment()?)?, serve),
+            Asked::Help => {
+                println!("{}", self.help());
+                Ok(())
+            }
+            Asked::Version => {
+                self.print_version();
+                Ok(())
+            }
+        }
+    }
+
+    fn help(&self) -> String {
+        let Self { name, about, .. } = self;
+        format!(
+            "{name}: {about}\n\nusage: {name} [--help | --version]\n\n\
+             Settings come from the environment and from .env: see the README."
+        )
+    }
+
+    /// Prints name and version.
+    pub fn print_version(&self) {
+        println!("{} {}", self.name, self.version);
+    }
+
+    /// Runs `serve` with these settings, with a log, until it returns.
+    ///
+    /// # Errors
+    /// What ended it before its time.
+    pub fn run(
+        &'static self,
+        config: Config,
+        serve: impl AsyncFnOnce(Process) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        logging::start(&config)?;
+        // Requests have threads of their own.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        runtime.block_on(async {
+            serve(Process::new(self, config)?).await?;
+            tracing::info!("ended");
+            Ok(())
+        })
+    }
+
+    /// Tells what went wrong, if anything did, and what the process ends with.
+    pub fn exit(&self, ended: Result<(), Failure>) -> ExitCode {
+        match ended {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{}: {error}", self.name);
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl Process {
+    fn new(program: &'static Program, config: Config) -> Result<Self, Failure> {
+        let metrics = Metrics::new(program.version, program.counts)?;
+        Ok(Self { program, signals: Signals::new()?, config, metrics, lifecycle: Lifecycle::default() })
+    }
+
+    /// Binds the addresses of `IP_PORT`.
+    ///
+    /// # Errors
+    /// If one cannot be bound.
+    pub async fn listen(&self) -> Result<Listeners, ConfigError> {
+        let default = |port: &u16| Listen { host: Some("127.0.0.1".into()), port: *port };
+        let listen = self.config.listen.clone().unwrap_or_else(|| self.program.ports.iter().map(default).collect());
+        let bad = |error: std::io::Error| ConfigError { variable: "IP_PORT", reason: error.to_string() };
+        Listeners::bind(&listen).await.map_err(bad)
+    }
+
+    /// Serves until a signal ends the process and what was begun is finished.
+    ///
+    /// # Errors
+    /// If a thread or task fails.
+    pub async fn serve(mut self, listeners: Listeners, service: Service) -> Result<(), Failure> {
+        let Service { router, checks, refresh, tasks, storage, why } = service;
+        let (lifecycle, metrics) = (self.lifecycle.clone(), self.metrics.clone());
+        let operations = Operations { lifecycle: lifecycle.clone(), metrics: metrics.clone(), checks, refresh };
+        let guard = Guard::new(self.config.web.clone());
+        let server = Server::new(router.merge(health::router(operations)), guard, metrics, lifecycle);
+
+        let addresses = listeners.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let Program { name, version, .. } = self.program;
+        tracing::info!(process = name, storage, why, addresses, version, "serving");
+        let tasks: Vec<_> = tasks.into_iter().map(tokio::spawn).collect();
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let serving = tokio::spawn(server.serve(listeners, threads));
+
+        self.end().await;
+        serving.await??;
+        for task in tasks {
+            task.await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the signal to end, then leads the process there.
+    async fn end(&mut self) {
+        self.signals.next().await;
+        tracing::info!(drain = ?self.config.drain, "ending");
+        self.lifecycle.drain();
+        tokio::select! {
+            () = tokio::time::sleep(self.config.drain) => {}
+            () = self.signals.next() => {}
+        }
+        self.lifecycle.stop();
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals(Signal, Signal);
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_has_no_storage_in_memory() {
+        let program = Program { name: "some-svc", version: "1", about: "serves", ports: &[1], counts: &[] };
+        let read = |list: &[&str]| asked(&program, list.iter().map(|text| (*text).to_owned()));
+        assert_eq!(read(&[]), Ok(Asked::Serve));
+        assert_eq!(read(&["--version"]), Ok(Asked::Version));
+        assert!(read(&["serve"]).is_err());
+        for memory in ["-memdb", "--memdb"] {
+            assert!(read(&[memory]).expect_err("refused").contains("monolith"));
+        }
+        assert!(program.help().starts_with("some-svc: serves\n"));
+    }
+}
