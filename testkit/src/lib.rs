@@ -1,1 +1,3 @@
 //! Stand-ins for the databases, and helpers for tests.
+
+pub mod processes;

@@ -27,8 +27,8 @@ on_each_storage!(
     racing_puts_have_one_create,
     racing_deletes_have_one_winner,
     racing_commands_on_many_keys,
-    random_commands_do_as_a_model_does,
-    both_ports_serve_every_route,
+    random_commands_do_as_a_model_does;
+    locally: both_ports_serve_every_route,
 );
 
 async fn every_call_of_the_table(storage: Storage) {

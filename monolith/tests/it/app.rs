@@ -1,39 +1,50 @@
-//! `TestApp`: one process of the monolith with its own folder, on ports of the system's
-//! choice. What is said to it over HTTP is in `client.rs`.
+//! `TestApp`: the service on one of its storages, with its own folder, on ports of the
+//! system's choice. It is one process of the monolith, or the three services. What is
+//! said to it over HTTP is in `client.rs`.
 
 use std::{
-    io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+pub(crate) use testkit::processes::Refused;
+use testkit::processes::{Process, Program, programs};
 
-/// How long a start may take on a busy machine.
-const START: Duration = Duration::from_secs(60);
+use crate::databases::Databases;
 
 /// How long a graceful end may take, whatever clients do: some 12 s, and room for a
 /// busy machine.
 pub(crate) const GRACE: Duration = Duration::from_secs(16);
 
-/// Makes a test of each named `async fn(Storage)` for each storage.
+/// Makes a test of each named `async fn(Storage)` for each storage, and for the three
+/// services on theirs. Those behind `locally:` are for the monolith on the storages
+/// that it brings along: what does not depend on where events go.
 macro_rules! on_each_storage {
-    ($($test:ident),+ $(,)?) => {
-        mod memory {
+    ($($test:ident),+ $(; locally: $($local:ident),+)? $(,)?) => {
+        on! { memory: Memory, $($test),+ $(, $($local),+)? }
+        on! { embedded: Embedded, $($test),+ $(, $($local),+)? }
+        on! { databases: Databases, $($test),+ }
+        on! { services: Services, $($test),+ }
+    };
+    (locally: $($local:ident),+ $(,)?) => {
+        on! { memory: Memory, $($local),+ }
+        on! { embedded: Embedded, $($local),+ }
+    };
+}
+
+macro_rules! on {
+    ($module:ident: $storage:ident, $($test:ident),+) => {
+        mod $module {
             $(#[tokio::test]
             async fn $test() {
-                super::$test($crate::app::Storage::Memory).await;
-            })+
-        }
-        mod embedded {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test($crate::app::Storage::Embedded).await;
+                let storage = $crate::app::Storage::$storage;
+                if storage.is_there() {
+                    super::$test(storage).await;
+                }
             })+
         }
     };
@@ -43,59 +54,92 @@ macro_rules! on_each_storage {
 pub(crate) enum Storage {
     Memory,
     Embedded,
+    /// The monolith on EventStoreDB and MongoDB.
+    Databases,
+    /// The three services on EventStoreDB and MongoDB.
+    Services,
 }
 
 impl Storage {
+    /// What a process calls it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Embedded => "embedded",
+            Self::Databases | Self::Services => "eventstoredb and mongodb",
+        }
+    }
+
+    /// Whether it stays when the processes end.
+    pub(crate) fn is_durable(self) -> bool {
+        self != Self::Memory
+    }
+
+    /// Whether what it needs is there; says so if not.
+    pub(crate) fn is_there(self) -> bool {
+        match self {
+            Self::Memory | Self::Embedded => true,
+            Self::Databases | Self::Services => Databases::are_there(),
         }
     }
 }
 
-/// What a process is started with.
+/// What the processes are started with.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    vars: Vec<(String, String)>,
-    args: Vec<String>,
+    storage: Storage,
+    /// Of the monolith; the services have the same but for the executable.
+    program: Program,
     dotenv: Option<String>,
     folder: Arc<TempDir>,
+    databases: Option<Arc<Databases>>,
 }
 
 impl Settings {
     fn new(storage: Storage) -> Self {
         let folder = Arc::new(TempDir::with_prefix("qaservice-").unwrap());
         let data = folder.path().join("data");
-        let settings = Self { vars: Vec::new(), args: Vec::new(), dotenv: None, folder }
-            .var("IP_PORT", "127.0.0.1:0,127.0.0.1:0")
+        let program = Program::new(env!("CARGO_BIN_EXE_monolith"), folder.path())
             .var("ADMIN_ADDR", "127.0.0.1:0")
-            .var("DATA_DIR", data.to_str().unwrap())
-            .var("LOG_FORMAT", "json");
+            .var("DATA_DIR", data.to_str().unwrap());
+        let settings = Self { storage, program, dotenv: None, folder, databases: None };
+        let settings = match storage {
+            Storage::Services => settings.var("IP_PORT", "127.0.0.1:0"),
+            _ => settings.var("IP_PORT", "127.0.0.1:0,127.0.0.1:0"),
+        };
         match storage {
             Storage::Memory => settings.arg("-memdb"),
             Storage::Embedded => settings,
+            Storage::Databases | Storage::Services => settings.on(Databases::new()),
         }
     }
 
+    /// On these databases.
+    pub(crate) fn on(mut self, databases: Databases) -> Self {
+        for (name, value) in databases.vars() {
+            self = self.var(name, &value);
+        }
+        self.databases = Some(Arc::new(databases));
+        self
+    }
+
     pub(crate) fn var(mut self, name: &str, value: &str) -> Self {
-        self.vars.retain(|(n, _)| n != name);
-        self.vars.push((name.to_owned(), value.to_owned()));
+        self.program = self.program.var(name, value);
         self
     }
 
     pub(crate) fn without(mut self, name: &str) -> Self {
-        self.vars.retain(|(n, _)| n != name);
+        self.program = self.program.without(name);
         self
     }
 
     pub(crate) fn arg(mut self, arg: &str) -> Self {
-        self.args.push(arg.to_owned());
+        self.program = self.program.arg(arg);
         self
     }
 
     pub(crate) fn without_args(mut self) -> Self {
-        self.args.clear();
+        self.program = self.program.without_args();
         self
     }
 
@@ -111,173 +155,46 @@ impl Settings {
     }
 
     pub(crate) async fn spawn(self) -> TestApp {
-        match Process::start(&self).await {
-            Ok(process) => TestApp {
-                settings: self,
-                process,
-                client: reqwest::Client::builder()
-                    .no_proxy()
-                    .redirect(reqwest::redirect::Policy::none())
-                    .build()
-                    .unwrap(),
-            },
-            Err(refused) => panic!("the process did not start: {refused:?}"),
-        }
+        let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        TestApp { processes: self.start().await, settings: self, client }
     }
 
     /// Starts a process that must end by itself with an error.
     pub(crate) async fn refused(&self) -> Refused {
-        match Process::start(self).await {
-            Ok(mut process) => {
-                process.kill();
-                panic!("the process started: {}", process.log.text());
-            }
-            Err(refused) => {
-                assert!(!refused.status.success(), "ended with success: {}", refused.stderr);
-                assert!(refused.status.code().is_some(), "ended by a signal: {}", refused.stderr);
-                refused
-            }
+        self.write_dotenv();
+        self.programs()[0].refused().await
+    }
+
+    async fn start(&self) -> Vec<Process> {
+        self.write_dotenv();
+        let programs = self.programs();
+        let started = futures::future::join_all(programs.iter().map(Program::start)).await;
+        let started = started.into_iter().map(|started| started.unwrap_or_else(|error| panic!("no start: {error:?}")));
+        started.collect()
+    }
+
+    fn programs(&self) -> Vec<Program> {
+        match self.storage {
+            Storage::Services => SERVICES.map(|name| self.program.clone().executable(programs().join(name))).into(),
+            _ => vec![self.program.clone()],
         }
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_monolith"));
-        command
-            .env_clear()
-            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-            .envs(self.vars.iter().map(|(n, v)| (n, v)))
-            .args(&self.args)
-            .current_dir(self.folder())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        command
-    }
-}
-
-/// A process that ended before it served.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    pub(crate) status: ExitStatus,
-    pub(crate) stderr: String,
-    pub(crate) after: Duration,
-}
-
-/// What a process wrote to stderr so far.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
-
-impl Log {
-    fn push(&self, line: String) {
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn text(&self) -> String {
-        self.0.lock().unwrap().join("\n")
-    }
-
-    fn tail(&self) -> String {
-        let lines = self.0.lock().unwrap();
-        lines[lines.len().saturating_sub(100)..].join("\n")
-    }
-}
-
-struct Process {
-    child: Child,
-    log: Log,
-    serving: Value,
-    addresses: Vec<SocketAddr>,
-}
-
-impl Process {
-    async fn start(settings: &Settings) -> Result<Self, Refused> {
-        if let Some(text) = &settings.dotenv {
-            std::fs::write(settings.folder().join(".env"), text).unwrap();
-        }
-        let begun = Instant::now();
-        let mut child = settings.command().spawn().unwrap();
-        let log = Log::default();
-        let (found, serving) = oneshot::channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let reader = std::thread::spawn({
-            let log = log.clone();
-            move || read_log(stderr, &log, found)
-        });
-
-        match tokio::time::timeout(START, serving).await {
-            Ok(Ok(serving)) => {
-                let addresses = serving["addresses"]
-                    .as_str()
-                    .expect("the line names its addresses")
-                    .split(',')
-                    .map(|address| address.trim().parse().unwrap())
-                    .collect();
-                Ok(Self { child, log, serving, addresses })
-            }
-            Ok(Err(_)) => {
-                let status = child.wait().unwrap();
-                let after = begun.elapsed();
-                reader.join().unwrap();
-                Err(Refused { status, stderr: log.text(), after })
-            }
-            Err(_) => {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                panic!("neither serving nor ended after {START:?}: {}", log.text());
-            }
-        }
-    }
-
-    fn kill(&mut self) {
-        // It may have ended already, which is as good.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    async fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return Some(status);
-            }
-            if begun.elapsed() > within {
-                return None;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    fn write_dotenv(&self) {
+        if let Some(text) = &self.dotenv {
+            std::fs::write(self.folder().join(".env"), text).unwrap();
         }
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-        if std::thread::panicking() {
-            eprintln!("--- the process's log ---\n{}", self.log.tail());
-        }
-    }
-}
+/// The services in the order of `TestApp::processes`.
+const SERVICES: [&str; 3] = ["eventstore-svc", "projection-svc", "projector-svc"];
 
-/// Keeps every line, and hands over the fields of the first that says `serving`.
-fn read_log(stderr: impl BufRead, log: &Log, found: oneshot::Sender<Value>) {
-    let mut found = Some(found);
-    for line in stderr.lines() {
-        let Ok(line) = line else { break };
-        // Kept first: whoever hears of it finds it in the log.
-        log.push(line.clone());
-        if found.is_some() {
-            let fields = serde_json::from_str::<Value>(&line).map(|line| line["fields"].clone()).unwrap_or_default();
-            if fields["message"] == "serving" {
-                // The test may have given up.
-                let _ = found.take().unwrap().send(fields);
-            }
-        }
-    }
-}
-
-/// A running process. Ended by force when it is dropped.
+/// The running processes. Ended by force when it is dropped.
 pub(crate) struct TestApp {
     settings: Settings,
-    process: Process,
+    /// The monolith, or the services.
+    pub(crate) processes: Vec<Process>,
     pub(crate) client: reqwest::Client,
 }
 
@@ -293,57 +210,78 @@ impl TestApp {
 
     /// The fields of the line that says `serving`.
     pub(crate) fn serving(&self) -> &Value {
-        &self.process.serving
+        self.processes[0].serving()
     }
 
-    pub(crate) fn addresses(&self) -> &[SocketAddr] {
-        &self.process.addresses
+    /// All that answer queries and commands: the monolith's ports, or the write side's
+    /// and the read side's.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        match self.settings.storage {
+            Storage::Services => self.processes[..2].iter().flat_map(Process::addresses).copied().collect(),
+            _ => self.processes[0].addresses().to_vec(),
+        }
     }
 
-    /// Where the first port is reached from here.
+    /// Where commands go, from here.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.reached(0)
+        self.processes[0].reached(0)
+    }
+
+    /// Where a call goes: commands to the first port and reads to the last, or to the
+    /// service that has the path.
+    pub(crate) fn home(&self, method: &str, path: &str) -> SocketAddr {
+        let is_read = matches!(method, "GET" | "HEAD");
+        match self.settings.storage {
+            Storage::Services => {
+                let path = path.split('?').next().unwrap_or_default();
+                let is_of_the_log =
+                    path.ends_with("/history") || path.ends_with("/as-of") || path == "/eventstore/ping";
+                let is_of_the_views = path.starts_with("/answers") || path == "/projection/ping";
+                let process = usize::from(is_read && is_of_the_views && !is_of_the_log);
+                self.processes[process].reached(0)
+            }
+            _ if is_read => self.reached(self.addresses().len() - 1),
+            _ => self.address(),
+        }
     }
 
     /// Where a port is reached from here, also if it listens on all interfaces.
     pub(crate) fn reached(&self, port: usize) -> SocketAddr {
-        let address = self.process.addresses[port];
-        if address.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], address.port())) } else { address }
+        match self.settings.storage {
+            Storage::Services => self.processes[port].reached(0),
+            _ => self.processes[0].reached(port),
+        }
     }
 
     pub(crate) fn folder(&self) -> PathBuf {
         self.settings.folder().to_owned()
     }
 
-    /// The settings of this process, for another one on the same folder.
+    /// The settings of these processes, for others on the same storage.
     pub(crate) fn same_settings(&self) -> Settings {
         self.settings.clone()
     }
 
     pub(crate) fn log(&self) -> String {
-        self.process.log.text()
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.process.child.id()
+        self.processes.iter().map(Process::log).collect::<Vec<_>>().join("\n")
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
-        self.process.child.try_wait().unwrap().is_none()
+        self.processes.iter_mut().all(Process::is_running)
     }
 
     /// Sends a signal by its name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        // The shell's own kill is there where the program is not installed.
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.id())).status().unwrap();
-        assert!(sent.success(), "no {name} for {}", self.id());
+        self.processes.iter().for_each(|process| process.signal(name));
     }
 
-    /// Waits for the end of the process; asserts that it comes in time, with success.
+    /// Waits for the end; asserts that it comes in time, with success.
     pub(crate) async fn ends(&mut self) {
-        match self.process.ended(GRACE).await {
-            Some(status) => assert!(status.success(), "ended with {status}"),
-            None => panic!("still running {GRACE:?} after the signal"),
+        for process in &mut self.processes {
+            match process.ended(GRACE).await {
+                Some(status) => assert!(status.success(), "ended with {status}"),
+                None => panic!("still running {GRACE:?} after the signal"),
+            }
         }
     }
 
@@ -355,15 +293,12 @@ impl TestApp {
 
     /// The hard end.
     pub(crate) fn kill(&mut self) {
-        self.process.kill();
+        self.processes.iter_mut().for_each(Process::kill);
     }
 
-    /// Starts again on the same folder, on other ports, after `stop` or `kill`.
+    /// Starts again on the same storage, on other ports, after `stop` or `kill`.
     pub(crate) async fn start(&mut self) {
-        match Process::start(&self.settings).await {
-            Ok(process) => self.process = process,
-            Err(refused) => panic!("the process did not start again: {refused:?}"),
-        }
+        self.processes = self.settings.start().await;
     }
 
     pub(crate) async fn restart(&mut self) {
@@ -371,11 +306,8 @@ impl TestApp {
         self.start().await;
     }
 
-    /// The memory that the process holds, in MiB.
+    /// The memory that the first process holds, in MiB.
     pub(crate) fn resident_mib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        let kib = line.split_whitespace().nth(1).unwrap();
-        kib.parse::<u64>().unwrap() / 1024
+        self.processes[0].resident_mib()
     }
 }

@@ -28,13 +28,13 @@ on_each_storage!(
     an_empty_body_has_no_results,
     large_lines,
     results_come_while_lines_are_sent,
-    ten_thousand_results_wait,
-    many_lines_are_answered_in_order,
-    one_that_never_reads_is_cut_off,
     each_line_can_be_repeated,
     a_batch_under_a_shutdown,
+    a_malformed_idempotency_key_is_refused_at_once;
+    locally: ten_thousand_results_wait,
+    many_lines_are_answered_in_order,
+    one_that_never_reads_is_cut_off,
     a_silent_sender_does_not_hold_up_the_end,
-    a_malformed_idempotency_key_is_refused_at_once,
 );
 
 fn line(op: &str, key: &str, value: &str) -> String {

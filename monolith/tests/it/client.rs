@@ -234,22 +234,23 @@ impl Reply {
 impl TestApp {
     /// A call on a port: 0 is the first.
     pub(crate) fn call_on(&self, port: usize, method: &str, path: &str) -> Call {
+        self.call_at(self.reached(port), method, path)
+    }
+
+    /// A call where it belongs.
+    pub(crate) fn call(&self, method: &str, path: &str) -> Call {
+        self.call_at(self.home(method, path), method, path)
+    }
+
+    /// A call at an address.
+    pub(crate) fn call_at(&self, address: SocketAddr, method: &str, path: &str) -> Call {
         Call {
             client: self.client.clone(),
             method: method.parse().unwrap(),
-            url: format!("http://{}{path}", self.reached(port)),
+            url: format!("http://{address}{path}"),
             headers: Vec::new(),
             body: None,
         }
-    }
-
-    /// Commands go to the first port, reads to the last.
-    pub(crate) fn call(&self, method: &str, path: &str) -> Call {
-        let port = match method {
-            "GET" | "HEAD" => self.addresses().len() - 1,
-            _ => 0,
-        };
-        self.call_on(port, method, path)
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {
@@ -303,7 +304,7 @@ impl TestApp {
         reply.json().as_array().unwrap().clone()
     }
 
-    /// A request of exactly these bytes on the first port, and what comes back until
+    /// A request of exactly these bytes, where commands go, and what comes back until
     /// the connection ends. It should ask for `Connection: close`.
     pub(crate) async fn raw(&self, request: impl AsRef<[u8]>) -> Raw {
         raw(self.address(), request).await
@@ -311,15 +312,16 @@ impl TestApp {
 
     /// A request without a body, its target and headers taken as they are.
     pub(crate) async fn plain(&self, method: &str, target: &str, headers: &[&str]) -> Raw {
+        let home = self.home(method, target);
         let mut request = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
         if !headers.iter().any(|h| h.to_ascii_lowercase().starts_with("host:")) {
-            request += &format!("Host: {}\r\n", self.address());
+            request += &format!("Host: {home}\r\n");
         }
         for header in headers {
             request += header;
             request += "\r\n";
         }
-        self.raw(request + "\r\n").await
+        raw(home, request + "\r\n").await
     }
 }
 

@@ -12,14 +12,14 @@ use crate::{
 
 on_each_storage!(
     head_is_a_get_without_a_body,
-    options_names_the_methods,
-    a_wrong_method_is_a_405,
     an_unknown_path_is_a_404,
     failures_as_problem_details,
     plain_errors_without_asking_for_problems,
-    pings,
     health,
-    metrics,
+    metrics;
+    locally: options_names_the_methods,
+    a_wrong_method_is_a_405,
+    pings,
     one_connection_serves_many_requests,
     requests_of_all_forms,
 );

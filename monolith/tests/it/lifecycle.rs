@@ -14,8 +14,8 @@ use crate::{
 on_each_storage!(
     either_signal_ends_it,
     while_it_drains_it_serves,
-    what_is_in_flight_is_finished,
-    idle_connections_do_not_hold_up_the_end,
+    what_is_in_flight_is_finished;
+    locally: idle_connections_do_not_hold_up_the_end,
     unfinished_requests_do_not_hold_up_the_end,
     an_unread_response_does_not_hold_up_the_end,
     slow_clients_do_not_hold_up_others,
@@ -77,7 +77,7 @@ async fn what_is_in_flight_is_finished(storage: Storage) {
     let reply = Raw::parse(&read_to_end(&mut stream).await).status(201);
     assert_eq!(reply.json(), json!({"ok": "AnswerCreatedEvent"}));
     app.ends().await;
-    if storage == Storage::Embedded {
+    if storage.is_durable() {
         app.start().await;
         assert_eq!(app.history("k").await.len(), 1);
     }

@@ -13,6 +13,7 @@ mod answers;
 mod batch;
 mod conditions;
 mod crash_support;
+mod databases;
 mod faults;
 mod history;
 mod http;

@@ -8,7 +8,7 @@ use crate::{
 };
 
 on_each_storage!(
-    a_foreign_host_is_refused_on_loopback,
+    locally: a_foreign_host_is_refused_on_loopback,
     allowed_hosts_are_served,
     a_listener_on_all_interfaces_takes_any_host,
     a_foreign_origin_may_only_read,
