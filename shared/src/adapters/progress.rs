@@ -32,7 +32,7 @@ impl Progress {
     }
 
     /// Begins again before everything.
-    #[cfg(feature = "embedded")]
+    #[cfg(any(feature = "embedded", feature = "mongo"))]
     pub(crate) fn put_back(&self) {
         self.told.send_modify(|now| {
             *now = 0;

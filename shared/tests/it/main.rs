@@ -6,5 +6,6 @@
 mod adapters;
 mod layers;
 mod model;
+mod mongo;
 mod stored_events;
 mod support;

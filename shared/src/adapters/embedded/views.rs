@@ -23,8 +23,8 @@ use tokio::sync::Notify;
 use super::events::{FjallEvents, blocking};
 use super::recent::{Recent, Row as RecentRow, Taken};
 use super::start::StartError;
-use crate::adapters::PAGE_BYTES;
 use crate::adapters::progress::Progress;
+use crate::adapters::{PAGE_BYTES, end_of_prefix, start_of};
 use crate::domain::answer::{Answer, Key};
 use crate::domain::projection::Change;
 use crate::domain::stream::{Position, Revision};
@@ -283,19 +283,6 @@ fn failed(error: rusqlite::Error) -> StoreError {
     }
 }
 
-/// The text behind all that begin with a prefix; none where there is no end.
-fn end_of_prefix(prefix: &str) -> Option<String> {
-    let mut characters: Vec<char> = prefix.chars().collect();
-    while let Some(last) = characters.pop() {
-        // The characters in order, with the gap that the surrogates leave.
-        if let Some(next) = (last..=char::MAX).nth(1) {
-            characters.push(next);
-            return Some(characters.into_iter().collect());
-        }
-    }
-    None
-}
-
 /// The statement behind a page.
 struct PageStatement<'a>(rusqlite::CachedStatement<'a>);
 
@@ -325,12 +312,6 @@ impl PageRows<'_> {
         let cached = cached_row(key.as_str(), row, 1)?;
         Ok(Some((key, cached)))
     }
-}
-
-/// Where a page starts, and whether right behind that.
-fn start_of(query: &AnswersQuery) -> (&str, bool) {
-    let behind = query.after.as_deref().filter(|after| *after >= query.prefix.as_str());
-    (behind.unwrap_or(&query.prefix), behind.is_some())
 }
 
 impl SqliteViews {
@@ -632,19 +613,5 @@ impl ViewWriter for SqliteViews {
 impl Health for SqliteViews {
     async fn check(&self) -> Result<(), String> {
         self.0.check_filled().map_err(|_| "the views are being rebuilt from the log".into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_ends_behind_its_last_character() {
-        assert_eq!(end_of_prefix("ab").as_deref(), Some("ac"));
-        assert_eq!(end_of_prefix("a\u{d7ff}").as_deref(), Some("a\u{e000}"));
-        assert_eq!(end_of_prefix("a\u{10ffff}").as_deref(), Some("b"));
-        assert_eq!(end_of_prefix("\u{10ffff}"), None);
-        assert_eq!(end_of_prefix(""), None);
     }
 }
