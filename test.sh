@@ -8,9 +8,13 @@ usage() {
 usage: ./test.sh [--short]
 
 Installs what is missing, with apt-get, as root or with sudo: build-essential, curl,
-strace and unicode-data; with rustup: rustfmt and clippy. Then it checks the format,
-runs clippy with warnings denied, and runs all tests, those that kill the process also
-against the release build. It writes to ./target and to the folder for temporary files.
+python3-venv, strace and unicode-data; with rustup: rustfmt and clippy; with pip, into
+./target/tools: SecantusDB, which stands in for MongoDB. Then it checks the format, runs
+clippy with warnings denied, and runs all tests, those that kill the process also against
+the release build. It writes to ./target and to the folder for temporary files.
+
+SECANTUSD names a SecantusDB that is there already; with MONGODB_HOST the views are tested
+on that server instead (each test in a database of its own, which it drops).
 
   --short   the format, the unit tests, the doors between modules and the form of what
             is stored: no server, nothing installed but rustfmt and a C compiler
@@ -64,6 +68,7 @@ need() {
 need build-essential command -v cc
 if [ -z "$short" ]; then
   need curl command -v curl
+  need python3-venv python3 -c 'import ensurepip, venv'
   need strace command -v strace
   need unicode-data test -e /usr/share/unicode/UnicodeData.txt
 fi
@@ -80,6 +85,25 @@ if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
   PATH=$HOME/.cargo/bin:$PATH
 fi
 command -v cargo >/dev/null || fail "cargo is missing: install Rust 1.90 or newer, see https://rustup.rs"
+
+# The server that stands in for MongoDB: a process of its own, never linked.
+SECANTUS_VERSION=0.7.0b3
+install_secantus() {
+  local folder=$PWD/target/tools/secantus
+  if [ "$(cat "$folder/version" 2>/dev/null)" != "$SECANTUS_VERSION" ]; then
+    say "installing SecantusDB $SECANTUS_VERSION into $folder"
+    rm -rf "$folder" &&
+      python3 -m venv "$folder" &&
+      "$folder/bin/pip" install --quiet --disable-pip-version-check "SecantusDB==$SECANTUS_VERSION" </dev/null &&
+      echo "$SECANTUS_VERSION" >"$folder/version" ||
+      return 1
+  fi
+  export SECANTUSD=$folder/bin/secantusd-py
+}
+if [ -z "$short" ] && [ -z "${SECANTUSD:-}" ] && ! install_secantus; then
+  if on_ci; then fail "SecantusDB could not be installed"; fi
+  echo "test.sh: SecantusDB could not be installed; going on without" >&2
+fi
 
 # component command...
 component() {
@@ -119,6 +143,7 @@ without() {
 }
 without "the README's commands: curl is missing" command -v curl
 without "the README's session on Unicode: package unicode-data is missing" test -e /usr/share/unicode/UnicodeData.txt
+without "the views in MongoDB: SecantusDB is missing" test -x "${SECANTUSD:-}"
 without "power cuts and failing disks: strace is missing or may not trace here" \
   strace -f -o /dev/null -e trace=fdatasync true
 without "the full disk: only root may mount one" test "$(id -u)" -eq 0

@@ -309,6 +309,6 @@ mod tests {
             doc! { "_id": "$where", "key": "$where", "value": "$$NOW", "revision": 0_i64, "position": 1_i64 }
         );
         let query = AnswersQuery { prefix: "$gt".into(), after: Some("$regex".into()), limit: 1 };
-        assert_eq!(of_page(&query), doc! { "key": { "$gte": "$gt", "$lt": "$gu" } });
+        assert_eq!(of_page(&query), doc! { "key": { "$gt": "$regex", "$lt": "$gu" } });
     }
 }
