@@ -5,7 +5,7 @@ pub mod mongo;
 pub mod ports;
 pub mod processes;
 pub mod programs;
-mod proto;
+pub mod proto;
 pub mod server;
 mod store;
 
