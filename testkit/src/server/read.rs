@@ -180,6 +180,7 @@ fn read(context: &Context, options: Options, count: u64, ready: &mut VecDeque<It
     };
     match options.stream_option.ok_or_else(|| invalid("neither a stream nor all is asked for"))? {
         StreamOption::Stream(stream) => {
+            unfiltered(options.filter_option)?;
             let from = stream_from(stream.revision_option)?;
             let name = wire::stream_name(stream.stream_identifier)?;
             let (before, read) =
@@ -191,7 +192,7 @@ fn read(context: &Context, options: Options, count: u64, ready: &mut VecDeque<It
             let from = all_from(&all)?;
             let filter = match options.filter_option {
                 Some(FilterOption::Filter(wire)) => Some(filter(wire)?.filter),
-                _ => None,
+                other => unfiltered(other).map(|()| None)?,
             };
             context.store.look(|state, visible| Read::all(state, visible, from, filter, &shape))
         }
@@ -207,6 +208,7 @@ fn subscribe(context: &Context, options: Options) -> Result<Live, Fault> {
     let resolve = options.resolve_links;
     let subscription = match options.stream_option.ok_or_else(|| invalid("neither a stream nor all is asked for"))? {
         StreamOption::Stream(stream) => {
+            unfiltered(options.filter_option)?;
             let from = stream_from(stream.revision_option)?;
             let name = wire::stream_name(stream.stream_identifier)?;
             context.store.look(|state, visible| Subscription::stream(state, visible, name, from, resolve))?
@@ -215,7 +217,7 @@ fn subscribe(context: &Context, options: Options) -> Result<Live, Fault> {
             let from = all_from(&all)?;
             let filtered = match options.filter_option {
                 Some(FilterOption::Filter(wire)) => Some(filtered(wire)?),
-                _ => None,
+                other => unfiltered(other).map(|()| None)?,
             };
             context.store.look(|state, visible| Subscription::all(state, visible, from, filtered, resolve))
         }
@@ -240,6 +242,15 @@ fn all_from(options: &AllOptions) -> Result<AllFrom, Fault> {
         }
         AllOption::Start(()) => Ok(AllFrom::Start),
         AllOption::End(()) => Ok(AllFrom::End),
+    }
+}
+
+/// A filter goes with all alone, and has to be ruled out by name elsewhere.
+fn unfiltered(option: Option<FilterOption>) -> Result<(), Fault> {
+    match option {
+        Some(FilterOption::NoFilter(())) => Ok(()),
+        Some(FilterOption::Filter(_)) => Err(invalid("a stream is read without a filter")),
+        None => Err(invalid("neither a filter nor none is asked for")),
     }
 }
 
