@@ -9,6 +9,8 @@ pub(crate) mod read;
 pub(crate) mod record;
 pub(crate) mod state;
 pub(crate) mod subscription;
+#[cfg(test)]
+mod testing;
 
 use record::Text;
 

@@ -176,3 +176,135 @@ fn metadata_event(data: Vec<u8>) -> Proposed {
 fn system_event(kind: &'static str, json: bool, data: Bytes) -> Proposed {
     Proposed { id: Uuid::new_v4(), kind: kind.into(), json, metadata: Bytes::new(), data }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{append, describe, event};
+    use super::*;
+    use Expected::{Any, Exact, Exists, NoStream};
+
+    /// A stream `a` with events of the ids 0, 1, 2.
+    fn three() -> State {
+        let mut state = State::default();
+        assert_eq!(append(&mut state, "a", NoStream, 0..3), Ok(Some(2)));
+        state
+    }
+
+    fn wrong(expected: Expected, current: Option<u64>) -> Result<Option<u64>, Fault> {
+        Err(wrong_version(&"a".into(), expected, current))
+    }
+
+    #[test]
+    fn the_expected_revision_must_be_the_last() {
+        let mut state = three();
+        assert_eq!(append(&mut state, "a", NoStream, [9]), wrong(NoStream, Some(2)));
+        assert_eq!(append(&mut state, "a", Exact(1), [9]), wrong(Exact(1), Some(2)));
+        assert_eq!(append(&mut state, "a", Exact(3), [9]), wrong(Exact(3), Some(2)));
+        assert_eq!(append(&mut state, "a", Exact(2), [9]), Ok(Some(3)));
+        assert_eq!(append(&mut state, "a", Exists, [8]), Ok(Some(4)));
+        let mut state = State::default();
+        assert_eq!(append(&mut state, "a", Exists, [1]), wrong(Exists, None));
+        assert_eq!(append(&mut state, "a", Exact(0), [1]), wrong(Exact(0), None));
+        assert_eq!(append(&mut state, "a", Any, [1]), Ok(Some(0)));
+    }
+
+    #[test]
+    fn events_that_are_there_are_not_appended_again() {
+        let mut state = three();
+        let length = state.len();
+        assert_eq!(append(&mut state, "a", NoStream, 0..3), Ok(Some(2)));
+        assert_eq!(append(&mut state, "a", NoStream, 0..2), Ok(Some(1)));
+        assert_eq!(append(&mut state, "a", Exact(0), [1]), Ok(Some(1)));
+        assert_eq!(append(&mut state, "a", Any, [1]), Ok(Some(1)));
+        assert_eq!(append(&mut state, "a", NoStream, 0..4), wrong(NoStream, Some(2)));
+        assert_eq!(append(&mut state, "a", Any, [1, 9]), wrong(Any, Some(2)));
+        assert_eq!(append(&mut state, "a", NoStream, []), wrong(NoStream, Some(2)));
+        assert_eq!(state.len(), length);
+    }
+
+    #[test]
+    fn a_known_id_is_appended_at_the_end() {
+        let mut state = three();
+        assert_eq!(append(&mut state, "a", Exact(2), [0]), Ok(Some(3)));
+        assert_eq!(append(&mut state, "a", Any, [9, 0]), Ok(Some(5)));
+        state.forget_recent();
+        assert_eq!(append(&mut state, "a", Any, [0]), Ok(Some(6)));
+    }
+
+    #[test]
+    fn nothing_is_appended_where_it_is_expected() {
+        let mut state = State::default();
+        assert_eq!(append(&mut state, "a", NoStream, []), Ok(None));
+        assert!(state.stream(&"a".into()).is_none());
+        let mut state = three();
+        assert_eq!(append(&mut state, "a", Exact(2), []), Ok(Some(2)));
+        assert_eq!(append(&mut state, "a", Any, []), Ok(Some(2)));
+    }
+
+    #[test]
+    fn a_deleted_stream_goes_on_behind_its_end() {
+        for expected in [Any, NoStream, Exact(2)] {
+            let mut state = three();
+            state.delete(&"a".into(), Exact(2), 0).unwrap();
+            assert_eq!(append(&mut state, "a", Exists, [9]), Err(Fault::StreamDeleted { stream: "a".into() }));
+            assert_eq!(append(&mut state, "a", expected, [9]), Ok(Some(3)));
+            let stream = state.stream(&"a".into()).unwrap();
+            assert_eq!(stream.limits.truncate_before, Some(3));
+            assert_eq!(state.next(&"$$a".into()), 2);
+            assert_eq!(append(&mut state, "a", NoStream, [8]), wrong(NoStream, Some(3)));
+        }
+    }
+
+    #[test]
+    fn events_before_a_deletion_are_known_without_a_position() {
+        let mut state = three();
+        state.delete(&"a".into(), Any, 0).unwrap();
+        let known = state.append(&"a".into(), NoStream, vec![event(0), event(1)], 0);
+        assert_eq!(known, Ok(Written { revision: Some(1), position: None }));
+        assert_eq!(append(&mut state, "a", NoStream, [0, 9]), wrong(NoStream, Some(2)));
+    }
+
+    #[test]
+    fn metadata_brings_a_stream_back() {
+        let mut state = three();
+        state.delete(&"a".into(), Any, 0).unwrap();
+        describe(&mut state, "a", r#"{"$maxCount":5,"mine":1}"#);
+        let limits = state.stream(&"a".into()).unwrap().limits;
+        assert_eq!((limits.max_count, limits.truncate_before), (Some(5), Some(3)));
+    }
+
+    #[test]
+    fn only_what_is_there_is_deleted() {
+        let mut state = State::default();
+        assert_eq!(state.delete(&"a".into(), Any, 0), Err(wrong_version(&"a".into(), Any, None)));
+        describe(&mut state, "a", "{}");
+        state.delete(&"a".into(), NoStream, 0).unwrap();
+        let mut state = State::default();
+        describe(&mut state, "a", "{}");
+        assert_eq!(append(&mut state, "a", Exists, [1]), Ok(Some(0)));
+    }
+
+    #[test]
+    fn a_tombstone_is_the_end() {
+        let mut state = three();
+        assert_eq!(state.bury(&"a".into(), Exact(1), 0), Err(wrong_version(&"a".into(), Exact(1), Some(2))));
+        assert_eq!(state.bury(&"a".into(), Exact(2), 0).unwrap().revision, Some(DELETED));
+        for stream in ["a", "$$a"] {
+            let gone = Err(Fault::StreamDeleted { stream: stream.into() });
+            assert_eq!(append(&mut state, stream, Any, [9]), gone);
+        }
+        assert!(state.bury(&"a".into(), Any, 0).is_err());
+        state.bury(&"missing".into(), NoStream, 0).unwrap();
+    }
+
+    #[test]
+    fn positions_grow_by_what_records_take() {
+        let state = three();
+        let records = state.since(0);
+        assert!(records[0].position > 0);
+        for pair in records.windows(2) {
+            assert_eq!(pair[0].position + pair[0].length(), pair[1].position);
+        }
+        assert_eq!(state.end(), records[2].position + records[2].length());
+    }
+}

@@ -245,3 +245,158 @@ fn target(state: &State, visible: usize, link: &Record) -> Option<Arc<Record>> {
     let index = *stream.events.get(revision.parse::<usize>().ok()?)?;
     (index < visible).then(|| state.record(index).clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Expected::{Any, NoStream};
+    use super::super::filter::Subject;
+    use super::super::testing::{append, describe, told};
+    use super::*;
+
+    const ALL: u64 = u64::MAX;
+
+    fn shape(direction: Direction, count: u64) -> Shape {
+        Shape { direction, count, resolve_links: true, with_bounds: true }
+    }
+
+    fn forwards(count: u64) -> Shape {
+        shape(Direction::Forwards, count)
+    }
+
+    fn backwards(count: u64) -> Shape {
+        shape(Direction::Backwards, count)
+    }
+
+    fn collect(state: &State, read: &mut Read, mut items: VecDeque<Item>) -> String {
+        while read.page(state, state.len(), &mut items) {}
+        told(&mut items).join(" ").replace("@a", "")
+    }
+
+    fn stream(state: &State, from: StreamFrom, shape: &Shape) -> Result<String, Fault> {
+        let (before, mut read) = Read::stream(state, state.len(), 0, "a".into(), from, shape)?;
+        Ok(collect(state, &mut read, before.into()))
+    }
+
+    fn all(state: &State, from: AllFrom, filter: Option<Filter>, shape: &Shape) -> Result<String, Fault> {
+        let mut read = Read::all(state, state.len(), from, filter, shape)?;
+        Ok(collect(state, &mut read, VecDeque::new()))
+    }
+
+    fn state(count: u128) -> State {
+        let mut state = State::default();
+        append(&mut state, "a", NoStream, 0..count).unwrap();
+        state
+    }
+
+    #[test]
+    fn a_stream_is_read_both_ways() {
+        let state = state(5);
+        let read = |from, shape| stream(&state, from, &shape).unwrap();
+        assert_eq!(read(StreamFrom::Start, forwards(ALL)), "0 1 2 3 4 last 4");
+        assert_eq!(read(StreamFrom::Start, forwards(2)), "0 1 last 4");
+        assert_eq!(read(StreamFrom::Revision(3), forwards(ALL)), "3 4 last 4");
+        assert_eq!(read(StreamFrom::End, backwards(2)), "4 3 last 4");
+        assert_eq!(read(StreamFrom::Revision(1), backwards(ALL)), "1 0 last 4");
+        assert_eq!(read(StreamFrom::Revision(99), backwards(1)), "4 last 4");
+        assert_eq!(read(StreamFrom::Start, backwards(ALL)), "0 last 4");
+        assert_eq!(read(StreamFrom::Revision(9), forwards(ALL)), "first 5 last 4");
+        assert_eq!(read(StreamFrom::Revision(5), forwards(ALL)), "last 4");
+        assert!(stream(&state, StreamFrom::End, &forwards(1)).is_err());
+        assert!(stream(&state, StreamFrom::Start, &forwards(0)).is_err());
+    }
+
+    #[test]
+    fn what_is_missing_or_deleted_is_not_found() {
+        let mut state = State::default();
+        assert_eq!(stream(&state, StreamFrom::Start, &forwards(ALL)).unwrap(), "not found");
+        append(&mut state, "a", NoStream, 0..5).unwrap();
+        state.delete(&"a".into(), Any, 0).unwrap();
+        assert_eq!(stream(&state, StreamFrom::End, &backwards(ALL)).unwrap(), "not found");
+        append(&mut state, "a", Any, [7]).unwrap();
+        assert_eq!(stream(&state, StreamFrom::Start, &forwards(ALL)).unwrap(), "5 last 5");
+        state.bury(&"a".into(), Any, 0).unwrap();
+        assert_eq!(stream(&state, StreamFrom::Start, &forwards(ALL)), Err(Fault::StreamDeleted { stream: "a".into() }));
+    }
+
+    #[test]
+    fn limits_hide_events() {
+        let mut state = state(100);
+        describe(&mut state, "a", r#"{"$tb":81}"#);
+        let read = stream(&state, StreamFrom::Start, &forwards(10)).unwrap();
+        assert_eq!(read, "first 81 81 82 83 84 85 86 87 88 89 90 last 99");
+        describe(&mut state, "a", r#"{"$maxCount":2}"#);
+        assert_eq!(stream(&state, StreamFrom::End, &backwards(ALL)).unwrap(), "99 98 last 99");
+        describe(&mut state, "a", r#"{"$maxAge":60}"#);
+        assert_eq!(stream(&state, StreamFrom::Revision(98), &forwards(ALL)).unwrap(), "98 99 last 99");
+        let late = 60 * 10_000_000;
+        let (_, mut read) =
+            Read::stream(&state, state.len(), late, "a".into(), StreamFrom::End, &backwards(ALL)).unwrap();
+        assert_eq!(collect(&state, &mut read, VecDeque::new()), "last 99");
+    }
+
+    #[test]
+    fn only_the_last_metadata_is_read() {
+        let mut state = state(1);
+        describe(&mut state, "a", "{}");
+        describe(&mut state, "a", "{}");
+        let name = "$$a".into();
+        let (_, mut read) = Read::stream(&state, state.len(), 0, name, StreamFrom::Start, &forwards(ALL)).unwrap();
+        assert_eq!(collect(&state, &mut read, VecDeque::new()), "1@$$a last 1");
+    }
+
+    #[test]
+    fn the_log_is_read_both_ways() {
+        let state = state(3);
+        let at = |index: usize| state.record(index).position;
+        let position = |commit, prepare| AllFrom::Position { commit, prepare };
+        let read = |from, shape| all(&state, from, None, &shape);
+        assert_eq!(read(AllFrom::Start, forwards(ALL)).unwrap(), "0 1 2");
+        assert_eq!(read(AllFrom::End, backwards(2)).unwrap(), "2 1");
+        assert_eq!(read(AllFrom::Start, backwards(2)).unwrap(), "");
+        assert_eq!(read(AllFrom::End, forwards(2)).unwrap(), "");
+        assert_eq!(read(position(at(1), at(1)), forwards(1)).unwrap(), "1");
+        assert_eq!(read(position(at(1), 0), forwards(1)).unwrap(), "1");
+        assert_eq!(read(position(at(1), at(1)), backwards(ALL)).unwrap(), "0");
+        assert!(matches!(read(position(at(1) + 1, 0), forwards(1)), Err(Fault::Unknown(_))));
+    }
+
+    #[test]
+    fn a_filter_goes_on_until_the_count() {
+        let mut state = State::default();
+        for id in 0..200 {
+            append(&mut state, if id % 50 == 0 { "a" } else { "b" }, Any, [id]).unwrap();
+        }
+        let filter = |regex: &str, prefix: &str| Filter::new(Subject::Stream, regex, vec![prefix.to_owned()]).ok();
+        assert_eq!(all(&state, AllFrom::Start, filter("", "a"), &forwards(3)).unwrap(), "0 1 2");
+        assert_eq!(all(&state, AllFrom::End, filter("^a", "b"), &backwards(3)).unwrap(), "3 2 1");
+        let none = Filter::new(Subject::EventType, "", Vec::new()).ok();
+        assert_eq!(all(&state, AllFrom::Start, none, &forwards(3)).unwrap(), "");
+    }
+
+    #[test]
+    fn links_are_resolved() {
+        use super::super::record::Proposed;
+        let mut state = state(2);
+        let link = |to: &[u8]| Proposed::new(uuid::Uuid::new_v4(), "$>", false, b"", to);
+        state.append(&"l".into(), Any, vec![link(b"1@a"), link(b"7@a")], 0).unwrap();
+        let (_, mut read) =
+            Read::stream(&state, state.len(), 0, "l".into(), StreamFrom::Start, &forwards(ALL)).unwrap();
+        let mut items = VecDeque::new();
+        while read.page(&state, state.len(), &mut items) {}
+        let found: Vec<_> = items
+            .iter()
+            .filter_map(|item| if let Item::Event(found) = item { Some(found) } else { None })
+            .map(|found| (found.event.as_ref().map(|event| event.revision), found.link.is_some()))
+            .collect();
+        assert_eq!(found, [(Some(1), true), (None, true)]);
+    }
+
+    #[test]
+    fn nothing_is_seen_before_it_shows() {
+        let state = state(5);
+        let mut read = Read::all(&state, 2, AllFrom::Start, None, &forwards(ALL)).unwrap();
+        assert_eq!(collect(&state, &mut read, VecDeque::new()), "0 1");
+        let (_, mut read) = Read::stream(&state, 2, 0, "a".into(), StreamFrom::End, &backwards(ALL)).unwrap();
+        assert_eq!(collect(&state, &mut read, VecDeque::new()), "1 0 last 1");
+    }
+}

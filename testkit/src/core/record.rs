@@ -68,6 +68,15 @@ pub(crate) struct Proposed {
 }
 
 impl Proposed {
+    /// With memory of its own, so that it does not hold that of the message that it
+    /// came in.
+    pub(crate) fn new(id: Uuid, kind: &str, json: bool, metadata: &[u8], data: &[u8]) -> Self {
+        let mut memory = Bytes::from([kind.as_bytes(), metadata, data].concat());
+        let kind = Text(memory.split_to(kind.len()));
+        let metadata = memory.split_to(metadata.len());
+        Self { id, kind, json, metadata, data: memory }
+    }
+
     /// What it counts against the limit of an append.
     pub(crate) fn size(&self) -> usize {
         self.data.len() + self.metadata.len() + 2 * self.kind.chars().count()

@@ -301,3 +301,178 @@ impl Subscription {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Expected::{Any, NoStream};
+    use super::super::filter::Subject;
+    use super::super::testing::{append, told};
+    use super::*;
+
+    /// All that there is now, and why it ends if it does.
+    fn drain(subscription: &mut Subscription, state: &State, woken: bool) -> (Vec<String>, Progress) {
+        let mut items = VecDeque::new();
+        let mut woken = woken;
+        loop {
+            let progress = subscription.page(state, state.len(), 0, woken, &mut items);
+            woken = false;
+            if progress != Progress::More {
+                return (told(&mut items), progress);
+            }
+        }
+    }
+
+    fn next(subscription: &mut Subscription, state: &State, woken: bool) -> String {
+        let (told, progress) = drain(subscription, state, woken);
+        assert_eq!(progress, Progress::Waiting);
+        told.join(" ")
+    }
+
+    fn to_stream(state: &State, from: StreamFrom) -> Subscription {
+        Subscription::stream(state, state.len(), "a".into(), from, false).unwrap()
+    }
+
+    fn to_all(state: &State, from: AllFrom, prefix: &str, window: u64, multiplier: u64) -> Subscription {
+        let filter = Filter::new(Subject::Stream, "", vec![prefix.to_owned()]).unwrap();
+        let filtered = Filtered { filter, window, interval: window * multiplier };
+        Subscription::all(state, state.len(), from, Some(filtered), false)
+    }
+
+    #[test]
+    fn past_events_come_before_live_ones() {
+        let mut state = State::default();
+        append(&mut state, "a", NoStream, 0..3).unwrap();
+        for (from, past) in [
+            (StreamFrom::Start, "0@a 1@a 2@a caught up"),
+            (StreamFrom::Revision(0), "1@a 2@a caught up"),
+            (StreamFrom::Revision(2), "caught up"),
+            (StreamFrom::End, "caught up"),
+        ] {
+            assert_eq!(next(&mut to_stream(&state, from), &state, false), past, "{from:?}");
+        }
+        let mut subscription = to_stream(&state, StreamFrom::End);
+        next(&mut subscription, &state, false);
+        append(&mut state, "b", Any, [9]).unwrap();
+        assert_eq!(next(&mut subscription, &state, true), "");
+        append(&mut state, "a", Any, [9]).unwrap();
+        assert_eq!(next(&mut subscription, &state, true), "3@a");
+    }
+
+    #[test]
+    fn a_missing_stream_may_come() {
+        let mut state = State::default();
+        let mut first = to_stream(&state, StreamFrom::Start);
+        let mut later = to_stream(&state, StreamFrom::Revision(1));
+        for subscription in [&mut first, &mut later] {
+            assert_eq!(next(subscription, &state, false), "caught up");
+        }
+        append(&mut state, "a", Any, 0..3).unwrap();
+        assert_eq!(next(&mut first, &state, true), "0@a 1@a 2@a");
+        assert_eq!(next(&mut later, &state, true), "2@a");
+    }
+
+    #[test]
+    fn a_tombstone_ends_it_and_a_deletion_does_not() {
+        let mut state = State::default();
+        append(&mut state, "a", NoStream, 0..3).unwrap();
+        let mut subscription = to_stream(&state, StreamFrom::Start);
+        next(&mut subscription, &state, false);
+        state.delete(&"a".into(), Any, 0).unwrap();
+        assert_eq!(next(&mut subscription, &state, true), "");
+        append(&mut state, "a", Any, [9]).unwrap();
+        assert_eq!(next(&mut subscription, &state, true), "3@a");
+        state.bury(&"a".into(), Any, 0).unwrap();
+        let (told, progress) = drain(&mut subscription, &state, true);
+        assert_eq!(told, ["9223372036854775807@a"]);
+        assert_eq!(progress, Progress::Ended(Fault::StreamDeleted { stream: "a".into() }));
+        assert!(Subscription::stream(&state, state.len(), "a".into(), StreamFrom::End, false).is_err());
+    }
+
+    #[test]
+    fn a_filter_that_matches_nothing_tells_how_far_it_is() {
+        let mut state = State::default();
+        append(&mut state, "b", Any, 0..3).unwrap();
+        let mut subscription = to_all(&state, AllFrom::Start, "a", 32, 1);
+        assert_eq!(next(&mut subscription, &state, false), "checkpoint 0 caught up");
+        append(&mut state, "b", Any, 3..100).unwrap();
+        let mut subscription = to_all(&state, AllFrom::Start, "a", 32, 1);
+        let at = |index: usize| state.record(index).position;
+        let told = next(&mut subscription, &state, false);
+        let pages = [at(32), at(64), at(96)].map(|position| format!("checkpoint {position}/0")).join(" ");
+        assert_eq!(told, format!("checkpoint 0 {pages} caught up"));
+    }
+
+    #[test]
+    fn a_checkpoint_after_a_match_is_the_match() {
+        let mut state = State::default();
+        for id in 0..40 {
+            append(&mut state, if id == 5 || id == 33 { "a" } else { "b" }, Any, [id]).unwrap();
+        }
+        let at = |index: usize| state.record(index).position;
+        let mut subscription = to_all(&state, AllFrom::Start, "a", 32, 1);
+        let expected = format!("0@a checkpoint {} 1@a checkpoint {} caught up", at(5), at(33));
+        assert_eq!(next(&mut subscription, &state, false), expected);
+        // Only the one at the end where the interval is longer than the log.
+        let mut subscription = to_all(&state, AllFrom::Start, "a", 32, 2);
+        assert_eq!(next(&mut subscription, &state, false), format!("0@a 1@a checkpoint {} caught up", at(33)));
+        // Nothing to catch up.
+        let mut subscription = to_all(&state, AllFrom::End, "a", 32, 1);
+        assert_eq!(next(&mut subscription, &state, false), "caught up");
+    }
+
+    #[test]
+    fn a_resumed_subscription_misses_and_repeats_nothing() {
+        let mut state = State::default();
+        for id in 0..100 {
+            append(&mut state, if id % 40 == 0 { "a" } else { "b" }, Any, [id]).unwrap();
+        }
+        let at = |index: usize| state.record(index).position;
+        for (index, expected) in [(39, "1@a 2@a"), (40, "2@a"), (79, "2@a"), (80, "")] {
+            let from = AllFrom::Position { commit: at(index), prepare: at(index) };
+            let told = next(&mut to_all(&state, from, "a", 32, 1), &state, false);
+            let events: Vec<_> = told.split(' ').filter(|word| word.ends_with("@a")).collect();
+            assert_eq!(events.join(" "), expected, "after {index}");
+        }
+        let before = AllFrom::Position { commit: at(40), prepare: 0 };
+        assert!(next(&mut to_all(&state, before, "a", 32, 1), &state, false).starts_with("1@a"));
+    }
+
+    #[test]
+    fn live_checkpoints_count_all_events() {
+        let mut state = State::default();
+        let mut subscription = to_all(&state, AllFrom::Start, "a", 4, 1);
+        assert_eq!(next(&mut subscription, &state, false), "caught up");
+        let mut told = Vec::new();
+        for id in 0..9 {
+            append(&mut state, if id == 3 { "a" } else { "b" }, Any, [id]).unwrap();
+            told.push(next(&mut subscription, &state, true));
+        }
+        let at = |index: usize| state.record(index).position;
+        let (first, second) = (format!("0@a checkpoint {}", at(3)), format!("checkpoint {}", at(7)));
+        assert_eq!(told, ["", "", "", &first, "", "", "", &second, ""]);
+    }
+
+    #[test]
+    fn a_late_reader_catches_up_again() {
+        let mut state = State::default();
+        let mut subscription = to_all(&state, AllFrom::Start, "a", 32, 1);
+        next(&mut subscription, &state, false);
+        append(&mut state, "a", Any, 0..40).unwrap();
+        let told = next(&mut subscription, &state, false);
+        assert!(told.ends_with(&format!("checkpoint {} caught up", state.record(39).position)), "{told}");
+        // A reader that waits is not late, however much comes at once.
+        append(&mut state, "a", Any, 100..140).unwrap();
+        assert!(!next(&mut subscription, &state, true).contains("caught up"));
+    }
+
+    #[test]
+    fn a_position_that_is_none_is_an_error() {
+        let mut state = State::default();
+        append(&mut state, "a", Any, 0..2).unwrap();
+        let commit = state.record(1).position + 1;
+        let from = AllFrom::Position { commit, prepare: commit };
+        let mut subscription = Subscription::all(&state, state.len(), from, None, false);
+        let (_, progress) = drain(&mut subscription, &state, false);
+        assert!(matches!(progress, Progress::Ended(Fault::Invalid(_))), "{progress:?}");
+    }
+}

@@ -117,11 +117,14 @@ impl Connected for Connection {
     }
 }
 
+/// Lets a call in or not that everybody may make.
+pub(super) fn ready(context: &Context) -> Result<(), Fault> {
+    if context.switches.calls_refused() { Err(Fault::NotReady) } else { Ok(()) }
+}
+
 /// Lets a call in or not.
 pub(super) fn admit<T>(context: &Context, request: &Request<T>) -> Result<(), Fault> {
-    if context.switches.calls_refused() {
-        return Err(Fault::NotReady);
-    }
+    ready(context)?;
     let header = |name| text(request.metadata(), name);
     if let Some(expected) = &context.credentials
         && header("authorization") != Some(expected)

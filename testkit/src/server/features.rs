@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::Context;
-use super::connection::admit;
+use super::connection::ready;
 use crate::proto::gossip::gossip_server::Gossip;
 use crate::proto::gossip::{ClusterInfo, EndPoint, MemberInfo, member_info::VNodeState};
 use crate::proto::server_features::server_features_server::ServerFeatures;
@@ -27,8 +27,8 @@ pub(super) struct FeaturesService(pub(super) Arc<Context>);
 
 #[tonic::async_trait]
 impl ServerFeatures for FeaturesService {
-    async fn get_supported_methods(&self, request: Request<()>) -> Result<Response<SupportedMethods>, Status> {
-        admit(&self.0, &request)?;
+    async fn get_supported_methods(&self, _: Request<()>) -> Result<Response<SupportedMethods>, Status> {
+        ready(&self.0)?;
         let methods = METHODS.map(|(service, method, features)| SupportedMethod {
             method_name: method.to_owned(),
             service_name: service.to_owned(),
@@ -42,8 +42,8 @@ pub(super) struct GossipService(pub(super) Arc<Context>);
 
 #[tonic::async_trait]
 impl Gossip for GossipService {
-    async fn read(&self, request: Request<()>) -> Result<Response<ClusterInfo>, Status> {
-        admit(&self.0, &request)?;
+    async fn read(&self, _: Request<()>) -> Result<Response<ClusterInfo>, Status> {
+        ready(&self.0)?;
         let address = self.0.address;
         let (state, leader) = match self.0.switches.leader() {
             Some(leader) => (VNodeState::Follower, Some(leader)),

@@ -84,8 +84,7 @@ pub(super) fn proposed(mut message: ProposedMessage) -> Result<Proposed, Fault> 
     if kind.is_empty() {
         return Err(Fault::Unknown("the type of an event is empty".to_owned()));
     }
-    let json = content_type == JSON;
-    Ok(Proposed { id, kind: kind.into(), json, metadata: message.custom_metadata, data: message.data })
+    Ok(Proposed::new(id, &kind, content_type == JSON, &message.custom_metadata, &message.data))
 }
 
 /// What a reader gets, as a message.
