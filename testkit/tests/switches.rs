@@ -7,6 +7,11 @@ use eventstore::{
     Client, Error, EventData, ReadStreamOptions, StreamPosition, StreamState, SubscribeToStreamOptions, Subscription,
     SubscriptionEvent,
 };
+use testkit::proto::shared::StreamIdentifier;
+use testkit::proto::streams::read_req::options::{CountOption, FilterOption, StreamOption};
+use testkit::proto::streams::read_req::stream_options::RevisionOption;
+use testkit::proto::streams::read_req::{self, StreamOptions, UuidOption};
+use testkit::proto::streams::{ReadReq, streams_client::StreamsClient};
 use testkit::{Ending, EsdbServer, Options};
 
 fn server() -> (EsdbServer, Client) {
@@ -164,6 +169,30 @@ async fn subscriptions_are_ended_with_an_error() {
     let mut subscription = subscribe(&client).await;
     append(&client).await.unwrap();
     assert_eq!(within(subscription.next()).await.unwrap().get_original_event().revision, 1);
+}
+
+/// The real client never comes back from this, so the bare protocol is asked.
+#[tokio::test]
+async fn subscriptions_are_ended_cleanly() {
+    let (server, _) = server();
+    let mut client = StreamsClient::connect(format!("http://{}", server.address())).await.unwrap();
+    let stream = StreamOptions {
+        stream_identifier: Some(StreamIdentifier { stream_name: "a-1".into() }),
+        revision_option: Some(RevisionOption::Start(())),
+    };
+    let options = read_req::Options {
+        stream_option: Some(StreamOption::Stream(stream)),
+        count_option: Some(CountOption::Subscription(())),
+        filter_option: Some(FilterOption::NoFilter(())),
+        uuid_option: Some(UuidOption::default()),
+        ..Default::default()
+    };
+    let mut answers = client.read(ReadReq { options: Some(options) }).await.unwrap().into_inner();
+    for _ in ["confirmation", "caught up"] {
+        assert!(within(answers.message()).await.unwrap().is_some());
+    }
+    server.switches().end_subscriptions(Ending::Clean);
+    assert_eq!(within(answers.message()).await.unwrap(), None);
 }
 
 #[tokio::test]
