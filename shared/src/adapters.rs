@@ -2,6 +2,8 @@
 
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(feature = "esdb")]
+pub mod esdb;
 pub mod memory;
 #[cfg(feature = "mongo")]
 pub mod mongo;

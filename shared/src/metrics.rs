@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::domain::stream::Position;
@@ -26,6 +27,7 @@ pub struct Metrics {
     /// Commands by verb and outcome.
     pub commands: IntCounterVec,
     pub store: Arc<StoreMetrics>,
+    pub esdb: Arc<EsdbMetrics>,
     pub projection: ProjectionMetrics,
     store_bytes: IntGaugeVec,
 }
@@ -34,6 +36,13 @@ pub struct Metrics {
 pub struct StoreMetrics {
     group_size: Histogram,
     sync_seconds: Histogram,
+}
+
+/// What the way to EventStoreDB counts.
+pub struct EsdbMetrics {
+    append_seconds: Histogram,
+    resent: IntCounter,
+    reconnects: IntCounter,
 }
 
 /// What the projector counts.
@@ -52,6 +61,8 @@ pub struct ProjectionMetrics {
 pub enum Part {
     /// A log that is written and kept here.
     Store,
+    /// A log that is kept in EventStoreDB.
+    Esdb,
     /// The way from the log to the views.
     Projection,
 }
@@ -93,6 +104,47 @@ impl StoreMetrics {
     pub fn group(&self, appends: usize, took: Duration) {
         self.group_size.observe(appends as f64);
         self.sync_seconds.observe(took.as_secs_f64());
+    }
+}
+
+impl EsdbMetrics {
+    fn new() -> prometheus::Result<Self> {
+        Ok(Self {
+            append_seconds: Histogram::with_opts(histogram(
+                "log_append_seconds",
+                "Time until EventStoreDB has acknowledged an append.",
+                &LATENCIES,
+            ))?,
+            resent: IntCounter::with_opts(opts(
+                "log_resent_total",
+                "Appends that were sent to EventStoreDB again because their answer was lost.",
+            ))?,
+            reconnects: IntCounter::with_opts(opts(
+                "log_reconnects_total",
+                "How often the connection to EventStoreDB was lost.",
+            ))?,
+        })
+    }
+
+    fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.append_seconds.clone()))?;
+        registry.register(Box::new(self.resent.clone()))?;
+        registry.register(Box::new(self.reconnects.clone()))
+    }
+
+    /// EventStoreDB has acknowledged an append.
+    pub fn appended(&self, took: Duration) {
+        self.append_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The answer to an append was lost.
+    pub fn resent(&self) {
+        self.resent.inc();
+    }
+
+    /// The connection to EventStoreDB was lost.
+    pub fn disconnected(&self) {
+        self.reconnects.inc();
     }
 }
 
@@ -178,6 +230,7 @@ impl Metrics {
                 &["verb", "outcome"],
             )?,
             store: Arc::new(StoreMetrics::new()?),
+            esdb: Arc::new(EsdbMetrics::new()?),
             projection: ProjectionMetrics::new()?,
             store_bytes: IntGaugeVec::new(opts("store_size_bytes", "Bytes on disk."), &["part"])?,
             registry,
@@ -190,6 +243,7 @@ impl Metrics {
         for part in parts {
             match part {
                 Part::Store => metrics.store.register(registry)?,
+                Part::Esdb => metrics.esdb.register(registry)?,
                 Part::Projection => metrics.projection.register(registry)?,
             }
         }

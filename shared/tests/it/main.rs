@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
 
 mod adapters;
+mod esdb;
 mod layers;
 mod model;
 mod mongo;
