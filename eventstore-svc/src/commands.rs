@@ -394,7 +394,7 @@ impl Inner {
                 Ok(state) => state,
                 Err(error) => return fail(run, &error),
             };
-            let plan = Plan::new(start.state(), run.iter().map(|waiting| &waiting.command), clock::now());
+            let mut plan = Plan::new(start.state(), run.iter().map(|waiting| &waiting.command), clock::now());
             // A refusal needs a state that is more than likely.
             if matches!(start, Known::LikelyNew) && matches!(plan.steps.first(), Some(Step::Refused(_))) {
                 known = None;
@@ -406,6 +406,7 @@ impl Inner {
             let expected = ExpectedRevision::from(start.state().revision());
             match self.events.append(&stream, expected, plan.events.clone()).await {
                 Ok(appended) => {
+                    plan.first = appended.first;
                     self.states.insert(key.clone(), plan.end(&appended.positions));
                     return plan.answer(run, start.state(), &appended.positions);
                 }
@@ -445,6 +446,7 @@ impl Inner {
             match self.outcomes.append(claim, &stream, expected, event, kind).await {
                 Ok(ClaimedAppend::Taken(kept)) => return same_request(claim, kept),
                 Ok(ClaimedAppend::Appended(appended)) => {
+                    plan.first = appended.first;
                     self.states.insert(key.clone(), plan.end(&appended.positions));
                     return Ok(done(kind, &appended));
                 }
@@ -498,6 +500,7 @@ struct Plan {
     kinds: Vec<AnswerEventKind>,
     /// When the last of the events is recorded.
     recorded_at: Timestamp,
+    /// The revision of the first: where it is expected, then where it was stored.
     first: Revision,
     steps: Vec<Step>,
 }

@@ -96,7 +96,9 @@ pub struct Appended {
 /// Streams of events: append and read.
 #[async_trait]
 pub trait EventStore: Send + Sync {
-    /// Appends events to one stream, all or none, right behind `expected`.
+    /// Appends events to one stream, all or none, right behind `expected`. (Events of
+    /// other applications in a stream count for nothing, but their revisions are
+    /// taken: `Appended` says which ones these got.)
     ///
     /// It returns only when the events are durable, and no reader or subscriber
     /// sees them before that. The same events, by their ids, appended again at
