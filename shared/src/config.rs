@@ -217,7 +217,9 @@ impl Config {
             drain: Duration::from_millis(vars.number("DRAIN_MS", 0..=3_600_000)?.unwrap_or(0)),
             await_timeout: Duration::from_millis(vars.number("AWAIT_TIMEOUT_MS", 0..=600_000)?.unwrap_or(5_000)),
             idempotency_ttl: Duration::from_secs(vars.number("IDEMPOTENCY_TTL_S", 1..=10 * YEAR_S)?.unwrap_or(86_400)),
-            log_filter: vars.parse("RUST_LOG", log_filter)?.unwrap_or_else(|| "info,fjall=warn,lsm_tree=warn".into()),
+            log_filter: vars
+                .parse("RUST_LOG", log_filter)?
+                .unwrap_or_else(|| "info,fjall=warn,kurrentdb=off,lsm_tree=warn".into()),
             log_format: vars.parse("LOG_FORMAT", log_format)?.unwrap_or(LogFormat::Text),
         })
     }
