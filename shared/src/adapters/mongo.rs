@@ -174,18 +174,14 @@ impl Inner {
         StoreError::Foreign { why }
     }
 
-    /// The meta document, if it is this log's.
-    fn judge(&self, meta: Meta, log: LogId) -> Result<Meta, StoreError> {
-        let name = self.connection.name();
-        if let Some(why) = meta.unknown_format(name).or_else(|| meta.other_log(log, name)) {
-            return Err(self.foreign(why));
-        }
+    /// Lets reads show these views from now on.
+    fn own(&self, log: LogId, meta: &Meta) {
         let mut verdict = self.verdict.write();
         if *verdict != Verdict::Own(log) {
-            tracing::info!(database = name, position = meta.checkpoint().position().0, "the views are of this log");
+            let (database, position) = (self.connection.name(), meta.checkpoint().position().0);
+            tracing::info!(database, position, "the views are of this log");
             *verdict = Verdict::Own(log);
         }
-        Ok(meta)
     }
 
     /// Waits for the turn to write the views of this log.
@@ -193,10 +189,16 @@ impl Inner {
         let mut told = false;
         loop {
             let database = self.database().await?;
-            let meta = self.judge(meta::find_or_make(database, log).await?, log)?;
+            let meta = meta::find_or_make(database, log).await?;
+            let name = self.connection.name();
+            if let Some(why) = meta.unknown_format(name).or_else(|| meta.other_log(log, name)) {
+                return Err(self.foreign(why));
+            }
             if let Some(meta) = lease::take(database, &meta, self.holder).await? {
                 return Ok(meta);
             }
+            // Whoever has the turn knows that the views are not ahead of the log.
+            self.own(log, &meta);
             if !told {
                 tracing::info!("another process projects; standing by");
                 told = true;
@@ -333,9 +335,13 @@ impl ViewWriter for MongoViews {
             // Another process may have moved on behind `end`, unless this one has had
             // the turn since before `end` was asked for: ask again.
             let exact = had_turn.is_some_and(|turn| turn.is(&Turn::new(&meta, self.0.holder)));
-            let why = || meta.ahead_of_log(end, self.0.connection.name());
-            return Err(if exact { self.0.foreign(why()) } else { StoreError::Conflict });
+            if exact {
+                return Err(self.0.foreign(meta.ahead_of_log(end, self.0.connection.name())));
+            }
+            *self.0.verdict.write() = Verdict::Unknown;
+            return Err(StoreError::Conflict);
         }
+        self.0.own(log, &meta);
         self.0.note(Some(&meta));
         Ok(checkpoint)
     }

@@ -34,9 +34,13 @@ impl Waiting {
 
     /// Returns once somebody waits.
     async fn somebody(&self) {
-        while self.count.load(Ordering::Acquire) == 0 {
+        while !self.is_somebody() {
             self.joined.notified().await;
         }
+    }
+
+    fn is_somebody(&self) -> bool {
+        self.count.load(Ordering::Acquire) > 0
     }
 }
 
@@ -47,23 +51,37 @@ impl Drop for Waiter<'_> {
 }
 
 /// Looks at the checkpoint while somebody waits, sooner again when it moves or when
-/// somebody new comes.
+/// somebody new comes. Where this process has the turn to write, `apply` tells those
+/// who wait, and another can have moved the checkpoint only if the turn was lost: then
+/// there is no hurry.
 pub(super) async fn poll(waiting: Arc<Waiting>, views: Weak<Inner>) {
     let mut pause = SOON;
     loop {
         waiting.somebody().await;
-        let Some(views) = views.upgrade() else { return };
-        let (begun, before) = (Instant::now(), views.reached.get());
-        pause = match views.look(begun).await {
-            Err(_) => AWAY,
-            Ok(_) if views.reached.get() > before => SOON,
-            Ok(_) => (pause * 3 / 2).min(LATER),
-        };
-        drop(views);
+        let Some(writes) = views.upgrade().map(|views| views.turn.borrow().is_some()) else { return };
+        if writes {
+            tokio::time::sleep(LATER).await;
+            if !waiting.is_somebody() {
+                continue;
+            }
+        }
+        let begun = Instant::now();
+        pause = look(&views, begun, pause).await;
         tokio::time::sleep_until((begun + SOON).into()).await;
         tokio::select! {
             () = tokio::time::sleep_until((begun + pause).into()) => {}
             () = waiting.joined.notified(), if pause <= LATER => pause = SOON,
         }
+    }
+}
+
+/// Looks once; gives how long to wait before the next look.
+async fn look(views: &Weak<Inner>, begun: Instant, pause: Duration) -> Duration {
+    let Some(views) = views.upgrade() else { return AWAY };
+    let before = views.reached.get();
+    match views.look(begun).await {
+        Err(_) => AWAY,
+        Ok(_) if views.reached.get() > before => SOON,
+        Ok(_) => (pause * 3 / 2).min(LATER),
     }
 }
