@@ -135,7 +135,7 @@ async fn project_all(views: &MongoViews, log: &Log, batch: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn mongodb_keeps_the_promises_of_views() {
-    let Some(place) = Place::find().await else { return };
+    let Some(place) = Place::find() else { return };
     let views = Arc::new(place.views());
     conformance::views(views.clone(), views.clone()).await;
     views.check().await.expect("it is well");
@@ -148,9 +148,8 @@ async fn mongodb_keeps_the_promises_of_views() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_login_is_asked_for_and_never_told() {
-    let Some(mut place) = Place::own().await else { return };
     let login = Login { user: "some one".into(), pass: "s3cr:t/w%rd@".into() };
-    place.ask_for(login.clone()).await;
+    let Some(place) = Place::own(Some(login.clone())) else { return };
     let views = place.views();
     resume(&views).await;
     views.apply(Checkpoint::START, vec![change("k", Some("v"), 0, 1)], at(1)).await.expect("applied");
@@ -171,7 +170,7 @@ async fn a_login_is_asked_for_and_never_told() {
 /// Batches that are cut otherwise, repeated and late: the rows stay a fold of the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_crash_between_rows_and_checkpoint_only_repeats() {
-    let Some(place) = Place::find().await else { return };
+    let Some(place) = Place::find() else { return };
     let mut runner = TestRunner::deterministic();
     let log = Log::random(&mut runner, 400, 24);
     let views = place.views();
@@ -185,7 +184,7 @@ async fn a_crash_between_rows_and_checkpoint_only_repeats() {
     }
     // A batch whose rows alone were written, and then others go on in smaller steps.
     let (first, rest) = (Log(log.0[..200].to_vec()), &log);
-    let other = Place::find().await.expect("as before");
+    let other = Place::find().expect("as before");
     let views = other.views();
     project_all(&views, &first, 200).await;
     other.put_back(0).await;
@@ -202,7 +201,7 @@ async fn a_crash_between_rows_and_checkpoint_only_repeats() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_read_rests_on_tombstones_too() {
-    let Some(place) = Place::find().await else { return };
+    let Some(place) = Place::find() else { return };
     let views = place.views();
     resume(&views).await;
     let changes = [change("a", Some("1"), 0, 1), change("b", Some("1"), 0, 2), change("a", None, 1, 3)];
@@ -232,7 +231,7 @@ async fn a_read_rests_on_tombstones_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_process_writes_and_the_next_takes_over() {
-    let Some(place) = Place::find().await else { return };
+    let Some(place) = Place::find() else { return };
     let (first, second) = (place.views(), place.views());
     assert_eq!(resume(&first).await, Checkpoint::START);
     let epoch = |meta: Document| meta.get_document("lease").unwrap().get("epoch").and_then(Bson::as_i64).unwrap();
@@ -270,7 +269,7 @@ async fn one_process_writes_and_the_next_takes_over() {
 /// A holder whose whole process stands still, and wakes in the middle of its work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_paused_holder_can_only_repeat() {
-    let Some(place) = Place::find().await else { return };
+    let Some(place) = Place::find() else { return };
     let log = Log::random(&mut TestRunner::deterministic(), 60, 6);
     let options = place.options(Serves::AnyLog);
     let (go, wait) = std::sync::mpsc::channel::<()>();
@@ -310,9 +309,50 @@ async fn a_paused_holder_can_only_repeat() {
     place.drop_database().await;
 }
 
+/// Projectors that give the turn to each other in the middle of the log, by a release
+/// or because their checkpoint is not where they left it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn projectors_that_alternate_leave_a_fold_of_the_log() {
+    let Some(place) = Place::find() else { return };
+    let log = Arc::new(Log::random(&mut TestRunner::deterministic(), 600, 20));
+    let projectors: Vec<_> = (0..3_usize)
+        .map(|number| {
+            let (views, log) = (place.views(), log.clone());
+            tokio::spawn(async move {
+                let mut turns = 0;
+                loop {
+                    let mut from = resume(&views).await;
+                    turns += 1;
+                    for _ in 0..3 + number {
+                        let changes = log.behind(from, 10 + 7 * number);
+                        let Some(last) = changes.last() else { return turns };
+                        let to = Checkpoint::at(last.position);
+                        if views.apply(from, changes, to).await.is_err() {
+                            break;
+                        }
+                        from = to;
+                    }
+                    views.close().await;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+        })
+        .collect();
+    // The first that is through keeps the turn until it is gone.
+    let (first, _, rest) = futures::future::select_all(projectors).await;
+    let mut turns = first.unwrap();
+    log.is_in(&place).await;
+    for projector in rest {
+        turns += projector.await.unwrap();
+    }
+    assert!(turns > 5, "{turns} turns");
+    log.is_in(&place).await;
+    place.drop_database().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn views_of_another_log_are_left_alone() {
-    let Some(place) = Place::find().await else { return };
+    let Some(place) = Place::find() else { return };
     let own = place.views();
     resume(&own).await;
     own.apply(Checkpoint::START, vec![change("a", Some("1"), 0, 7)], at(7)).await.expect("applied");
@@ -341,7 +381,7 @@ async fn views_of_another_log_are_left_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_monolith_shows_views_of_its_own_log_alone() {
-    let Some(place) = Place::find().await else { return };
+    let Some(place) = Place::find() else { return };
     let own = |place: &Place| MongoViews::connect(place.options(Serves::OwnLog)).unwrap();
     let first = own(&place);
     assert!(matches!(first.answer(&key("a")).await, Err(StoreError::Unavailable { .. })), "not compared yet");
@@ -384,7 +424,7 @@ async fn a_monolith_shows_views_of_its_own_log_alone() {
 /// Whoever drops the database drops it under those who use it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn views_that_are_gone_are_filled_again() {
-    let Some(place) = Place::find().await else { return };
+    let Some(place) = Place::find() else { return };
     let log = Log::random(&mut TestRunner::deterministic(), 50, 5);
     let (views, reader) = (place.views(), place.views());
     project_all(&views, &log, 20).await;
@@ -430,7 +470,7 @@ async fn explain(place: &Place, command: Document) -> (Vec<String>, i64) {
 /// The very conditions that the adapter sends, on many tombstones and few answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_scanned() {
-    let Some(place) = Place::find().await else { return };
+    let Some(place) = Place::find() else { return };
     let views = place.views();
     resume(&views).await;
     let name = |number: u64| format!("key-{number:05}");
@@ -473,7 +513,7 @@ async fn nothing_is_scanned() {
 /// Values at their largest, more than a message or a command takes in one piece.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn large_batches_are_split() {
-    let Some(place) = Place::find().await else { return };
+    let Some(place) = Place::find() else { return };
     let views = place.views();
     resume(&views).await;
     let large = "x".repeat(512 * 1024);
@@ -494,7 +534,7 @@ async fn queries(place: &Place) -> Option<i64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_poller_asks_while_somebody_waits() {
-    let Some(place) = Place::own().await else { return };
+    let Some(place) = Place::own(None) else { return };
     let (writer, reader) = (place.views(), place.views());
     resume(&writer).await;
     writer.apply(Checkpoint::START, vec![change("a", Some("1"), 0, 1)], at(1)).await.expect("applied");
@@ -539,7 +579,7 @@ async fn one_poller_asks_while_somebody_waits() {
 /// and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_killed_database_loses_nothing() {
-    let Some(mut place) = Place::own().await else { return };
+    let Some(mut place) = Place::own(None) else { return };
     place.kill();
     let (views, reader) = (place.views(), place.views());
     let begun = Instant::now();
@@ -589,4 +629,30 @@ async fn a_killed_database_loses_nothing() {
     reading.await.unwrap();
     log.is_in(&place).await;
     assert_eq!(views.checkpoint().await.unwrap().position(), log.end());
+}
+
+/// A server that keeps its connections and does not answer, as behind a cut cable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_database_that_hangs_is_not_waited_for() {
+    let Some(place) = Place::own(None) else { return };
+    let views = place.views();
+    resume(&views).await;
+    views.apply(Checkpoint::START, vec![change("a", Some("1"), 0, 1)], at(1)).await.expect("applied");
+    place.pause();
+    let begun = Instant::now();
+    let name = key("a");
+    let all = AnswersQuery { prefix: String::new(), after: None, limit: 10 };
+    let (one, all) = tokio::join!(views.answer(&name), views.answers(all));
+    assert!(matches!(one, Err(StoreError::Unavailable { .. })), "{one:?}");
+    assert!(matches!(all, Err(StoreError::Unavailable { .. })), "{all:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let applied = views.apply(at(1), vec![change("a", Some("2"), 1, 2)], at(2)).await;
+    assert!(matches!(applied, Err(StoreError::Unavailable { .. })), "{applied:?}");
+    place.go_on();
+    let returned = Instant::now();
+    let log = Log(vec![change("a", Some("1"), 0, 1), change("a", Some("2"), 1, 2)]);
+    project_all(&views, &log, 1).await;
+    assert_eq!(value(&views, "a").await.as_deref(), Some("2"));
+    assert!(returned.elapsed() < Duration::from_secs(15), "{:?}", returned.elapsed());
+    log.is_in(&place).await;
 }

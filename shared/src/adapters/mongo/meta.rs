@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use mongodb::bson::{Document, doc};
 use mongodb::error::{Error, ErrorKind, WriteFailure};
-use mongodb::options::ReturnDocument;
+use mongodb::options::{Acknowledgment, ReturnDocument};
 use mongodb::{Collection, Database};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -156,22 +156,22 @@ fn at(turn: &Turn) -> Document {
 }
 
 /// Says that a removal at this position may be seen from now on; false if it is not
-/// this turn any more. It need not outlive a crash: neither does what is written after
-/// it without it.
+/// this turn any more. It is not waited for until it is durable: what is written after
+/// it is not durable without it either.
 pub(super) async fn announce(database: &Database, turn: &Turn, removed: Position) -> Result<bool, StoreError> {
-    update(database, at(turn), doc! { "ahead": signed(removed.0) }).await
+    let collection = collection(database);
+    // A late repetition must not take it back.
+    let ahead = doc! { "$max": { "ahead": signed(removed.0) } };
+    let announce = collection.update_one(at(turn), ahead).write_concern(Acknowledgment::Nodes(1).into());
+    Ok(within(WRITE, announce).await?.matched_count == 1)
 }
 
 /// Moves the checkpoint from where the turn is; false if it is not there, or if it is
 /// not this turn any more.
 pub(super) async fn advance(database: &Database, turn: &Turn, to: Checkpoint) -> Result<bool, StoreError> {
-    update(database, at(turn), doc! { "commit": signed(to.commit), "prepare": signed(to.prepare) }).await
-}
-
-async fn update(database: &Database, filter: Document, set: Document) -> Result<bool, StoreError> {
     let collection = collection(database);
-    let updated = within(WRITE, collection.update_one(filter, doc! { "$set": set })).await?;
-    Ok(updated.matched_count == 1)
+    let moved = doc! { "$set": { "commit": signed(to.commit), "prepare": signed(to.prepare) } };
+    Ok(within(WRITE, collection.update_one(at(turn), moved)).await?.matched_count == 1)
 }
 
 /// The last look at the document, shared by all who want one: one at a time, however
