@@ -4,12 +4,15 @@
 //! from it. What fjall's own recovery gets wrong is settled before fjall sees
 //! the folder: see `journal` and `start`.
 
+mod ahead;
 mod engine;
 mod events;
+mod inbox;
 pub mod journal;
 mod recent;
 mod record;
 mod start;
+mod tail;
 mod views;
 mod watermark;
 mod writer;

@@ -1,6 +1,7 @@
 //! Every adapter keeps the promises of its ports: a fresh one, and the embedded
 //! store also after it was closed and opened again.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use shared::adapters::embedded::Embedded;
@@ -8,7 +9,7 @@ use shared::adapters::memory::{MemoryEvents, MemoryViews};
 use shared::conformance;
 use shared::domain::answer::{AnswerEvent, Key};
 use shared::domain::projection::project;
-use shared::domain::stream::{ExpectedRevision, NewEvent, StreamId};
+use shared::domain::stream::{ExpectedRevision, NewEvent, Revision, StreamId};
 use shared::ports::{Checkpoint, EventFeed, EventStore, StoreError, ViewReader, ViewWriter};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -203,5 +204,76 @@ async fn project_all(store: &Store) {
         let changes = batch.events.iter().map(|event| project(event).unwrap()).collect();
         views.apply(at, changes, batch.checkpoint).await.unwrap();
         at = batch.checkpoint;
+    }
+}
+
+/// Large events, until the engine has gone on to journals of its own making, in which
+/// zeros are written ahead of it. What the files hold then, as a kill would leave
+/// them, and what they hold after a close: every event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn embedded_events_are_all_there_behind_zeros_written_ahead() {
+    const STREAMS: usize = 5;
+    let value = "v".repeat(400 * 1024);
+    let keys: Vec<_> = (0..STREAMS).map(|number| Key::from_stored(&format!("large-{number}"))).collect();
+    let mut store = Store::new();
+    let mut length = 0;
+    while newest_journal(store.folder.path()) < 1 {
+        let append = |key: &Key| {
+            let (events, stream) = (store.events(), StreamId::of_answer(key));
+            let expected = ExpectedRevision::from((length as u64).checked_sub(1).map(Revision));
+            let both = vec![created(key, &value), created(key, "small")];
+            async move { EventStore::append(&*events, &stream, expected, both).await }
+        };
+        let appended = futures::future::join_all(keys.iter().map(append)).await;
+        assert!(appended.iter().all(Result::is_ok), "{appended:?}");
+        length += 2;
+        assert!(length < 2_000, "the engine goes on to another journal");
+    }
+    // A few behind the zeros of the newest one.
+    let stream = StreamId::of_answer(&keys[0]);
+    for number in 0..20 {
+        let expected = ExpectedRevision::Exact(Revision(length as u64 - 1 + number));
+        EventStore::append(&*store.events(), &stream, expected, vec![created(&keys[0], "last")]).await.unwrap();
+    }
+    let killed = tempfile::tempdir().unwrap();
+    copy(store.folder.path(), killed.path());
+    let killed = Store { open: open(killed.path()), folder: killed };
+    store = store.reopened();
+    for store in [killed, store] {
+        for (number, key) in keys.iter().enumerate() {
+            let last = store.open.events.last(&StreamId::of_answer(key)).await.unwrap().unwrap();
+            let more = if number == 0 { 20 } else { 0 };
+            assert_eq!(last.revision, Revision(length as u64 - 1 + more), "{key}");
+        }
+        let mut subscription = store.open.events.subscribe(Checkpoint::START).await.unwrap();
+        let mut seen = 0;
+        while seen < length * STREAMS + 20 {
+            seen += subscription.next(1_000).await.unwrap().events.len();
+        }
+        drop(subscription);
+        let expected = ExpectedRevision::Exact(Revision(length as u64 + 19));
+        EventStore::append(&*store.events(), &stream, expected, vec![created(&keys[0], "more")]).await.unwrap();
+        let store = store.reopened();
+        let last = store.open.events.last(&stream).await.unwrap().unwrap();
+        assert_eq!(last.revision, Revision(length as u64 + 20));
+    }
+}
+
+fn newest_journal(folder: &Path) -> u64 {
+    let names = std::fs::read_dir(folder.join("events")).unwrap().map(|entry| entry.unwrap().path());
+    let journals = names.filter(|path| path.extension().is_some_and(|end| end == "jnl"));
+    journals.filter_map(|path| path.file_stem()?.to_str()?.parse().ok()).max().unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,7 +11,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 
 use super::engine::Engine;
+use super::inbox::Inbox;
 use super::start::{self, StartError};
+use super::tail::Tail;
 use super::writer::{Job, Work, Writer};
 use super::{super::progress::Progress, Options};
 use crate::domain::answer::AnswerEventKind;
@@ -24,8 +25,6 @@ use crate::ports::{
     StoreError, Subscription,
 };
 
-/// How many jobs may wait for the writer.
-const QUEUE: usize = 16 * 1024;
 /// How long a read waits while the database is being opened again, and how often
 /// it looks.
 const REOPENING: Duration = Duration::from_secs(2);
@@ -42,8 +41,6 @@ pub struct FjallEvents(Arc<Handle>);
 
 struct Handle {
     shared: Arc<Shared>,
-    /// None once the log is closed.
-    jobs: Mutex<Option<SyncSender<Job>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -54,6 +51,10 @@ pub(super) struct Shared {
     pub(super) engine: RwLock<Option<Arc<Engine>>>,
     /// The last position that is durable, and with that visible.
     pub(super) durable: Progress,
+    /// The last durable events.
+    pub(super) tail: Tail,
+    /// What waits for the writer.
+    pub(super) inbox: Inbox,
     /// What stops the writer, while something does.
     pub(super) trouble: Mutex<Option<String>>,
     pub(super) folder: PathBuf,
@@ -91,17 +92,18 @@ impl FjallEvents {
         let shared = Arc::new(Shared {
             id: opened.id,
             durable: Progress::new(opened.head.0),
+            tail: Tail::new(opened.head),
+            inbox: Inbox::default(),
             engine: RwLock::new(Some(Arc::new(opened.engine))),
             trouble: Mutex::default(),
             folder,
             options: options.clone(),
             _lock: lock,
         });
-        let (jobs, queue) = sync_channel(QUEUE);
-        let writer = Writer::new(shared.clone(), queue, opened.group, opened.watermark);
-        let thread = std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run());
-        let thread = thread.map_err(|error| StartError::io(&options.folder, error))?;
-        let handle = Handle { shared, jobs: Mutex::new(Some(jobs)), writer: Mutex::new(Some(thread)) };
+        let writer = Writer::new(shared.clone(), opened.group, opened.watermark, opened.ahead);
+        let start = |writer: Writer| std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run());
+        let thread = writer.and_then(start).map_err(|error| StartError::io(&options.folder, error))?;
+        let handle = Handle { shared, writer: Mutex::new(Some(thread)) };
         Ok(Self(Arc::new(handle)))
     }
 
@@ -129,23 +131,15 @@ impl FjallEvents {
         &self,
         work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work,
     ) -> Result<T, StoreError> {
-        let closed = || StoreError::Unavailable { what: "the event log", source: None };
         let (reply, answer) = oneshot::channel();
-        {
-            let jobs = self.0.jobs.lock();
-            let sent = jobs.as_ref().ok_or_else(closed)?.try_send(Job::new(work(reply)));
-            sent.map_err(|error| match error {
-                TrySendError::Full(_) => StoreError::Busy,
-                TrySendError::Disconnected(_) => closed(),
-            })?;
-        }
+        self.0.shared.inbox.push(Job::new(work(reply)))?;
         answer.await.map_err(|_| StoreError::OutcomeUnknown { what: "the event log", source: None })?
     }
 }
 
 impl Handle {
     fn close(&self) {
-        self.jobs.lock().take();
+        self.shared.inbox.close();
         if let Some(writer) = self.writer.lock().take()
             && writer.join().is_err()
         {
@@ -261,8 +255,13 @@ impl Subscription for FjallSubscription {
         let at = self.at;
         // The sender lives as long as the shared state that self holds.
         let durable = self.durable.wait_for(|durable| *durable > at.0).await.map(|durable| *durable).unwrap_or(at.0);
-        let engine = self.shared.readable().await?;
-        let events = blocking(move || engine.follow(at, Position(durable), limit)).await?;
+        let events = match self.shared.tail.follow(at, Position(durable), limit) {
+            Some(events) => events,
+            None => {
+                let engine = self.shared.readable().await?;
+                blocking(move || engine.follow(at, Position(durable), limit)).await?
+            }
+        };
         self.at = events.last().map_or(Position(durable), |event| event.position);
         Ok(Batch { events, checkpoint: Checkpoint::at(self.at) })
     }

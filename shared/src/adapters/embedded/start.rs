@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::ahead::Ahead;
 use super::engine::Engine;
 use super::journal::{self, Damage, Gap, JournalError, RepairReport, Verdict};
 use super::watermark::{self, Watermark};
@@ -67,6 +68,7 @@ impl From<StoreError> for StartError {
 /// A log that is open and whole.
 pub(super) struct Opened {
     pub(super) engine: Engine,
+    pub(super) ahead: Ahead,
     pub(super) id: LogId,
     /// The number that the last group has, or would have.
     pub(super) group: u64,
@@ -87,6 +89,7 @@ pub(super) fn open(folder: &Path) -> Result<Opened, StartError> {
     sync_names(folder).map_err(|error| StartError::io(folder, error))?;
     let accepted = accepted_losses(folder)?;
     let gaps = accepted.gaps();
+    let ahead = Ahead::before_opening(&events).map_err(|error| StartError::io(&events, error))?;
     let engine = match journal::audit(&events)?.verdict(acknowledged, &gaps) {
         Verdict::Damaged(damage) => return Err(StartError::Damaged { folder: events, damage }),
         Verdict::Sound { .. } => {
@@ -108,7 +111,7 @@ pub(super) fn open(folder: &Path) -> Result<Opened, StartError> {
     let watermark = Watermark::open(&path, found).map_err(|error| StartError::io(&path, error))?;
     let id = engine.log_id()?.ok_or_else(|| StoreError::Corrupt { what: "the log's id".into(), source: None })?;
     let head = engine.last_position()?.max(Position(accepted.position));
-    Ok(Opened { engine, id, group: found, head, watermark })
+    Ok(Opened { engine, ahead, id, group: found, head, watermark })
 }
 
 fn engine(events: &Path) -> Result<Engine, StartError> {

@@ -1,30 +1,39 @@
-//! The one thread that writes to the log: group commit, and opening the database
-//! again after a failure.
+//! The threads that write to the log: group commit, and opening the database again
+//! after a failure.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use fjall::{Keyspace, UserKey, UserValue};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::ahead::{Ahead, ROW_BYTES};
 use super::engine::{Engine, GROUP_KEY, Head, StoredOutcome, expiry_key, head_key, index_key};
 use super::events::Shared;
+use super::inbox::Until;
 use super::watermark::Watermark;
 use super::{journal, record, start};
 use crate::domain::answer::AnswerEventKind;
 use crate::domain::outcome::{IdempotencyKey, Kept, Outcome, Refused};
-use crate::domain::stream::{ExpectedRevision, NewEvent, Position, Revision, StreamId};
+use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::ports::{Appended, Claim, ClaimedAppend, StoreError, done};
 
 /// A group holds at most this many jobs; more would only add to their latency.
 const GROUP_JOBS: usize = 256;
 /// And about this many bytes of events.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// While a group is on its way, so many jobs are worth preparing.
+const WORTH_IT: usize = 16;
+/// Groups up to this many jobs are written by the thread that judged them.
+const ALONE: usize = 2;
 /// When nothing comes for this long, what can wait is done.
 const IDLE: Duration = Duration::from_millis(50);
 /// How often expired outcomes are removed, and how many at once.
@@ -32,6 +41,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 const SWEEP_CLAIMS: usize = 1_000;
 /// How often a failed store is tried again.
 const REOPEN: Duration = Duration::from_millis(200);
+
+const UNAVAILABLE: StoreError = StoreError::Unavailable { what: "the event log", source: None };
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -91,139 +102,212 @@ struct Answer {
     send: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
 }
 
+/// Judges jobs and gathers them in groups. While one group is being made durable it
+/// prepares the next; never are two on their way, so that a crash can leave at most
+/// one torn.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    queue: Receiver<Job>,
-    /// The number of the last group that was acknowledged.
-    group: u64,
-    watermark: Watermark,
+    committer: Arc<Mutex<Committer>>,
+    handed_over: SyncSender<Prepared>,
+    commits: JoinHandle<()>,
+    on_its_way: bool,
+    /// The group that jobs are added to; not empty.
+    open: Option<Group>,
+    /// What the group on its way leaves, as long as no other is open.
+    behind: Added,
+    /// Jobs that wait for the group on its way.
+    again: Vec<Job>,
+    /// The position of the next event.
+    next: Position,
     swept: Instant,
 }
 
-impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, queue: Receiver<Job>, group: u64, watermark: Watermark) -> Self {
-        Self { shared, queue, group, watermark, swept: Instant::now() }
+/// Makes groups durable, in order.
+pub(super) struct Committer {
+    shared: Arc<Shared>,
+    /// The number of the last group that was acknowledged.
+    group: u64,
+    watermark: Watermark,
+    ahead: Ahead,
+}
+
+/// A group on its way to the disk.
+struct Prepared {
+    engine: Arc<Engine>,
+    batch: Rows,
+    events: Vec<RecordedEvent>,
+    next: Position,
+    answers: Vec<Answer>,
+}
+
+/// Rows that are written together, and how much that is.
+struct Rows {
+    batch: fjall::OwnedWriteBatch,
+    bytes: usize,
+}
+
+impl Rows {
+    fn new(engine: &Engine) -> Self {
+        Self { batch: engine.db.batch().durability(Some(fjall::PersistMode::SyncData)), bytes: 0 }
     }
 
-    /// Works until every sender is gone.
+    fn insert(&mut self, of: &Keyspace, key: impl Into<UserKey>, value: impl Into<UserValue>) {
+        let (key, value) = (key.into(), value.into());
+        self.bytes += key.len() + value.len() + ROW_BYTES;
+        self.batch.insert(of, key, value);
+    }
+
+    fn remove(&mut self, of: &Keyspace, key: impl Into<UserKey>) {
+        let key = key.into();
+        self.bytes += key.len() + ROW_BYTES;
+        self.batch.remove(of, key);
+    }
+}
+
+impl Writer {
+    /// A writer behind this group.
+    ///
+    /// # Errors
+    /// If its second thread cannot be started.
+    pub(super) fn new(shared: Arc<Shared>, group: u64, watermark: Watermark, ahead: Ahead) -> std::io::Result<Self> {
+        let committer = Arc::new(Mutex::new(Committer { shared: shared.clone(), group, watermark, ahead }));
+        let (handed_over, groups) = sync_channel::<Prepared>(1);
+        let (commits, ends) = (committer.clone(), shared.clone());
+        let commit = move || {
+            for group in groups {
+                ends.inbox.end(commits.lock().finish(group));
+            }
+        };
+        let commits = std::thread::Builder::new().name("log-commit".into()).spawn(commit)?;
+        Ok(Self {
+            next: Position(shared.durable.get() + 1),
+            shared,
+            committer,
+            handed_over,
+            commits,
+            on_its_way: false,
+            open: None,
+            behind: Added::default(),
+            again: Vec::new(),
+            swept: Instant::now(),
+        })
+    }
+
+    /// Works until the inbox is closed and empty.
     pub(super) fn run(mut self) {
         loop {
-            match self.queue.recv_timeout(IDLE) {
-                Ok(job) => {
-                    let jobs = self.gather(job);
-                    self.write(jobs);
-                }
-                Err(RecvTimeoutError::Timeout) => self.idle(),
-                Err(RecvTimeoutError::Disconnected) => break,
+            let room = self.open.as_ref().map_or(GROUP_JOBS, Group::room);
+            let until = match &self.open {
+                _ if self.on_its_way && room == 0 => Until::Ended,
+                // One job is not worth waking up for while it could not be written.
+                _ if self.on_its_way => Until::EndedOr(WORTH_IT.min(room)),
+                Some(_) => Until::Now,
+                None => Until::Any(IDLE),
+            };
+            let news = self.shared.inbox.next(until, room);
+            if let Some(ended) = news.ended {
+                self.on_its_way = false;
+                self.ended(&ended);
             }
-            if self.swept.elapsed() > SWEEP {
+            let quiet = news.jobs.is_empty() && self.open.is_none() && !self.on_its_way;
+            if quiet && news.closed {
+                break;
+            }
+            if quiet {
+                self.idle();
+            }
+            self.add(news.jobs);
+            if !self.on_its_way
+                && let Some(group) = self.open.take()
+            {
+                self.close(group);
+            }
+            if self.swept.elapsed() > SWEEP && !self.on_its_way {
                 self.sweep();
             }
         }
         self.idle();
+        drop(self.handed_over);
+        if self.commits.join().is_err() {
+            tracing::error!("the thread that syncs the log panicked");
+        }
         self.shared.engine.write().take();
     }
 
-    fn gather(&self, first: Job) -> Vec<Job> {
-        let mut bytes = first.bytes;
-        let mut jobs = vec![first];
-        while jobs.len() < GROUP_JOBS && bytes < GROUP_BYTES {
-            let Ok(job) = self.queue.try_recv() else { break };
-            bytes += job.bytes;
-            jobs.push(job);
+    /// Adds jobs to the open group, which is begun if there is none.
+    fn add(&mut self, jobs: impl IntoIterator<Item = Job>) {
+        let mut jobs = jobs.into_iter();
+        let Some(first) = jobs.next() else { return };
+        let group = match &mut self.open {
+            Some(group) => group,
+            None => match self.begin() {
+                Ok(group) => self.open.insert(group),
+                Err(error) => return std::iter::once(first).chain(jobs).for_each(|job| job.fail(error.clone())),
+            },
+        };
+        group.add(first);
+        jobs.for_each(|job| group.add(job));
+    }
+
+    fn begin(&mut self) -> Result<Group, StoreError> {
+        if let Some(error) = self.no_room() {
+            return Err(error);
         }
-        jobs
+        let engine = self.shared.engine()?;
+        Ok(Group::new(engine, self.shared.clone(), std::mem::take(&mut self.behind), self.next))
+    }
+
+    /// Sends a group on its way. A small one is written at once: the way to the
+    /// other thread would cost more than what could be prepared meanwhile.
+    fn close(&mut self, group: Group) {
+        let small = group.answers.len() <= ALONE;
+        let Group { engine, batch, events, next, answers, added, again, .. } = group;
+        self.next = next;
+        self.again.extend(again);
+        let group = Prepared { engine, batch, events, next, answers };
+        if small {
+            let ended = self.committer.lock().finish(group);
+            return self.ended(&ended);
+        }
+        self.behind = added;
+        self.on_its_way = true;
+        if self.handed_over.send(group).is_err() {
+            // Its answers are dropped, and with that unknown.
+            self.on_its_way = false;
+            self.ended(&Err(UNAVAILABLE));
+        }
+    }
+
+    /// Goes on behind a group that is stored, or that is not.
+    fn ended(&mut self, ended: &Result<(), StoreError>) {
+        self.behind = Added::default();
+        let mut again = std::mem::take(&mut self.again);
+        if let Some(open) = &mut self.open {
+            open.behind = Added::default();
+            again.append(&mut open.again);
+        }
+        if ended.is_ok() {
+            return self.add(again);
+        }
+        again.into_iter().for_each(|job| job.fail(UNAVAILABLE));
+        // It was judged by what is not stored, and is not stored either.
+        if let Some(open) = self.open.take() {
+            answer(open.answers, &Err(UNAVAILABLE));
+        }
+        self.reopen();
     }
 
     fn idle(&mut self) {
-        if let Err(error) = self.watermark.sync() {
-            self.fail("the file of the acknowledged group cannot be synced", &error);
+        let mut committer = self.committer.lock();
+        if let Err(error) = committer.watermark.sync() {
+            committer.fail("the file of the acknowledged group cannot be synced", &error);
         }
-    }
-
-    fn write(&mut self, jobs: Vec<Job>) {
-        if let Some(error) = self.no_room() {
-            jobs.into_iter().for_each(|job| job.fail(error.clone()));
-            return;
-        }
-        let engine = match self.shared.engine() {
-            Ok(engine) => engine,
-            Err(error) => return jobs.into_iter().for_each(|job| job.fail(error.clone())),
-        };
-        let mut group = Group::new(&engine, &self.shared);
-        jobs.into_iter().for_each(|job| group.add(job));
-        let Group { batch, answers, next, again, .. } = group;
-        let durable = self.commit(&engine, batch, next, answers.len());
-        drop(engine);
-        self.answer(answers, &durable);
-        if durable.is_err() {
-            self.reopen();
-        }
-        if !again.is_empty() {
-            self.write(again);
-        }
-    }
-
-    /// Answers a group. One task in each runtime that waits does it: to wake each of
-    /// those who wait from this thread would cost more than the write.
-    fn answer(&self, answers: Vec<Answer>, durable: &Result<(), StoreError>) {
-        let mut of_runtimes: Vec<(Option<Handle>, Vec<Answer>)> = Vec::new();
-        for answer in answers {
-            let id = answer.runtime.as_ref().map(Handle::id);
-            match of_runtimes.iter_mut().find(|(runtime, _)| runtime.as_ref().map(Handle::id) == id) {
-                Some((_, of_runtime)) => of_runtime.push(answer),
-                None => of_runtimes.push((answer.runtime.clone(), vec![answer])),
-            }
-        }
-        for (runtime, answers) in of_runtimes {
-            let durable = durable.clone();
-            let all = move || answers.into_iter().for_each(|answer| (answer.send)(durable.clone()));
-            match runtime {
-                Some(runtime) => drop(runtime.spawn(async move { all() })),
-                None => all(),
-            }
-        }
-    }
-
-    /// Makes a group durable and then visible.
-    fn commit(
-        &mut self,
-        engine: &Engine,
-        mut batch: fjall::OwnedWriteBatch,
-        next: Position,
-        jobs: usize,
-    ) -> Result<(), StoreError> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let group = self.group + 1;
-        batch.insert(&engine.meta, GROUP_KEY, group.to_be_bytes());
-        let begun = Instant::now();
-        let unknown =
-            |source: crate::ports::Source| StoreError::OutcomeUnknown { what: "the event log", source: Some(source) };
-        if let Err(error) = batch.commit() {
-            self.fail("a group of events could not be written", &error);
-            return Err(unknown(Arc::new(error)));
-        }
-        self.group = group;
-        if let Err(error) = self.watermark.set(group) {
-            self.fail("the acknowledged group could not be noted", &error);
-            return Err(unknown(Arc::new(error)));
-        }
-        self.shared.options.metrics.group(jobs, begun.elapsed());
-        self.shared.durable.advance(next.0 - 1);
-        Ok(())
     }
 
     fn no_room(&self) -> Option<StoreError> {
         let reserve_mb = self.shared.options.disk_reserve_mb;
         let free = free_bytes(&self.shared.folder)?;
         (free < reserve_mb.saturating_mul(1024 * 1024)).then_some(StoreError::Full { reserve_mb })
-    }
-
-    fn fail(&self, what: &str, error: &dyn std::error::Error) {
-        tracing::error!(error = %error, "{what}; nothing is acknowledged until the log has been opened again");
-        *self.shared.trouble.lock() = Some(format!("the event log: {what}"));
     }
 
     /// Opens the database again, for as long as it takes. Readers keep the old one
@@ -241,10 +325,10 @@ impl Writer {
                 next_try = Instant::now() + REOPEN;
                 continue;
             }
-            match self.queue.recv_timeout(left) {
-                Ok(job) => job.fail(StoreError::Unavailable { what: "the event log", source: None }),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+            let news = self.shared.inbox.next(Until::Any(left), usize::MAX);
+            news.jobs.into_iter().for_each(|job| job.fail(UNAVAILABLE));
+            if news.closed {
+                return;
             }
         }
         *self.shared.trouble.lock() = None;
@@ -265,12 +349,16 @@ impl Writer {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
+        let mut committer = self.committer.lock();
         let events = folder.join(start::EVENTS);
-        journal::cut_after_group(&events, self.group, &start::accepted_losses(folder)?.gaps())?;
+        journal::cut_after_group(&events, committer.group, &start::accepted_losses(folder)?.gaps())?;
         let opened = start::open(folder)?;
-        self.group = opened.group;
-        self.watermark = opened.watermark;
+        committer.group = opened.group;
+        committer.watermark = opened.watermark;
+        committer.ahead = opened.ahead;
+        self.shared.tail.reset(opened.head);
         self.shared.durable.advance(opened.head.0);
+        self.next = Position(self.shared.durable.get() + 1);
         *self.shared.engine.write() = Some(Arc::new(opened.engine));
         Ok(())
     }
@@ -284,7 +372,7 @@ impl Writer {
             Ok(expired) => expired,
             Err(error) => return tracing::warn!(error = %error.chain(), "expired outcomes could not be read"),
         };
-        let mut batch = engine.db.batch().durability(Some(fjall::PersistMode::SyncData));
+        let mut batch = Rows::new(&engine);
         for claim in expired {
             batch.remove(&engine.expiry, claim.entry);
             if let Some(outcome) = claim.outcome {
@@ -292,47 +380,136 @@ impl Writer {
             }
         }
         let next = Position(self.shared.durable.get() + 1);
-        let swept = self.commit(&engine, batch, next, 0);
-        drop(engine);
+        let swept = Prepared { engine, batch, events: Vec::new(), next, answers: Vec::new() };
+        let swept = self.committer.lock().finish(swept);
         if swept.is_err() {
             self.reopen();
         }
     }
 }
 
+impl Committer {
+    /// Makes a group durable and answers it.
+    fn finish(&mut self, group: Prepared) -> Result<(), StoreError> {
+        let Prepared { engine, batch, events, next, answers } = group;
+        let durable = self.commit(&engine, batch, events, next, answers.len());
+        drop(engine);
+        answer(answers, &durable);
+        durable
+    }
+
+    /// Makes a group durable and then visible.
+    fn commit(
+        &mut self,
+        engine: &Engine,
+        mut rows: Rows,
+        events: Vec<RecordedEvent>,
+        next: Position,
+        jobs: usize,
+    ) -> Result<(), StoreError> {
+        if rows.batch.is_empty() {
+            return Ok(());
+        }
+        let group = self.group + 1;
+        rows.insert(&engine.meta, GROUP_KEY, group.to_be_bytes());
+        let begun = Instant::now();
+        let unknown =
+            |source: crate::ports::Source| StoreError::OutcomeUnknown { what: "the event log", source: Some(source) };
+        self.ahead.make_room(rows.bytes);
+        if let Err(error) = rows.batch.commit() {
+            self.fail("a group of events could not be written", &error);
+            return Err(unknown(Arc::new(error)));
+        }
+        self.group = group;
+        if let Err(error) = self.watermark.set(group) {
+            self.fail("the acknowledged group could not be noted", &error);
+            return Err(unknown(Arc::new(error)));
+        }
+        self.shared.options.metrics.group(jobs, begun.elapsed());
+        self.shared.tail.push(events);
+        self.shared.durable.advance(next.0 - 1);
+        Ok(())
+    }
+
+    fn fail(&self, what: &str, error: &dyn std::error::Error) {
+        tracing::error!(error = %error, "{what}; nothing is acknowledged until the log has been opened again");
+        *self.shared.trouble.lock() = Some(format!("the event log: {what}"));
+    }
+}
+
+/// Answers a group. One task in each runtime that waits does it: to wake each of
+/// those who wait from this thread would cost more than the write.
+fn answer(answers: Vec<Answer>, durable: &Result<(), StoreError>) {
+    let mut of_runtimes: Vec<(Option<Handle>, Vec<Answer>)> = Vec::new();
+    for answer in answers {
+        let id = answer.runtime.as_ref().map(Handle::id);
+        match of_runtimes.iter_mut().find(|(runtime, _)| runtime.as_ref().map(Handle::id) == id) {
+            Some((_, of_runtime)) => of_runtime.push(answer),
+            None => of_runtimes.push((answer.runtime.clone(), vec![answer])),
+        }
+    }
+    for (runtime, answers) in of_runtimes {
+        let durable = durable.clone();
+        let all = move || answers.into_iter().for_each(|answer| (answer.send)(durable.clone()));
+        match runtime {
+            Some(runtime) => drop(runtime.spawn(async move { all() })),
+            None => all(),
+        }
+    }
+}
+
 /// Jobs that become durable together.
-struct Group<'a> {
-    engine: &'a Engine,
-    shared: &'a Shared,
-    batch: fjall::OwnedWriteBatch,
-    /// Heads of streams as this group leaves them.
-    heads: HashMap<StreamId, Head>,
-    claims: HashMap<IdempotencyKey, Kept>,
+struct Group {
+    engine: Arc<Engine>,
+    shared: Arc<Shared>,
+    batch: Rows,
+    /// What it adds, for those who follow the log.
+    events: Vec<RecordedEvent>,
+    bytes: usize,
+    /// What it adds, for the jobs behind.
+    added: Added,
+    /// What the group in front of it adds, while that is on its way.
+    behind: Added,
     /// The position of the next event.
     next: Position,
     answers: Vec<Answer>,
-    /// Jobs that can be judged only once this group is durable.
+    /// Jobs that can be judged only once this group or the one in front is stored.
     again: Vec<Job>,
 }
 
-impl<'a> Group<'a> {
-    fn new(engine: &'a Engine, shared: &'a Shared) -> Self {
-        let batch = engine.db.batch().durability(Some(fjall::PersistMode::SyncData));
-        let next = Position(shared.durable.get() + 1);
+/// Heads of streams and claims as a group leaves them.
+#[derive(Default)]
+struct Added {
+    heads: HashMap<StreamId, Head>,
+    claims: HashMap<IdempotencyKey, Kept>,
+}
+
+impl Group {
+    fn new(engine: Arc<Engine>, shared: Arc<Shared>, behind: Added, next: Position) -> Self {
+        let batch = Rows::new(&engine);
         Self {
             engine,
             shared,
             batch,
-            heads: HashMap::new(),
-            claims: HashMap::new(),
+            events: Vec::new(),
+            bytes: 0,
+            added: Added::default(),
+            behind,
             next,
             answers: Vec::new(),
             again: Vec::new(),
         }
     }
 
+    /// How many jobs it still takes.
+    fn room(&self) -> usize {
+        let jobs = self.answers.len() + self.again.len();
+        if self.bytes < GROUP_BYTES { GROUP_JOBS.saturating_sub(jobs) } else { 0 }
+    }
+
     fn add(&mut self, job: Job) {
         let Job { work, bytes, runtime } = job;
+        self.bytes += bytes;
         match work {
             Work::Append { stream, expected, events, reply } => {
                 if self.waits(&stream, expected) {
@@ -342,7 +519,7 @@ impl<'a> Group<'a> {
                         runtime,
                     });
                 }
-                let appended = self.append(&stream, expected, &events);
+                let appended = self.append(&stream, expected, events);
                 self.answer(runtime, reply, appended);
             }
             Work::Claimed { claim, stream, expected, event, kind, reply } => {
@@ -364,10 +541,15 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Whether an append is behind events that this very group adds: whether it
-    /// repeats them can be seen once they are stored.
+    /// Whether an append is behind events that are not stored yet: whether it
+    /// repeats them can be seen once they are.
     fn waits(&self, stream: &StreamId, expected: ExpectedRevision) -> bool {
-        self.heads.get(stream).is_some_and(|head| head.revision >= expected.first_new())
+        self.unstored(stream).is_some_and(|head| head.revision >= expected.first_new())
+    }
+
+    /// The head of a stream as this group or the one in front leaves it.
+    fn unstored(&self, stream: &StreamId) -> Option<Head> {
+        self.added.heads.get(stream).or_else(|| self.behind.heads.get(stream)).copied()
     }
 
     fn answer<T: Send + 'static>(&mut self, runtime: Option<Handle>, reply: Reply<T>, result: Result<T, StoreError>) {
@@ -379,18 +561,18 @@ impl<'a> Group<'a> {
     }
 
     fn head(&self, stream: &StreamId) -> Result<Option<Head>, StoreError> {
-        self.heads.get(stream).map_or_else(|| self.engine.head(stream), |head| Ok(Some(*head)))
+        self.unstored(stream).map_or_else(|| self.engine.head(stream), |head| Ok(Some(head)))
     }
 
     fn append(
         &mut self,
         stream: &StreamId,
         expected: ExpectedRevision,
-        events: &[NewEvent],
+        events: Vec<NewEvent>,
     ) -> Result<Appended, StoreError> {
         let head = self.head(stream)?;
         if ExpectedRevision::from(head.map(|head| head.revision)) != expected {
-            return self.repeated(stream, head, expected, events);
+            return self.repeated(stream, head, expected, &events);
         }
         let first = expected.first_new();
         let mut positions = Vec::with_capacity(events.len());
@@ -398,18 +580,19 @@ impl<'a> Group<'a> {
         for event in events {
             let position = self.next;
             let revision = head.map_or(first, |head| head.revision.next());
-            let value = record::encode(stream, revision, event, position);
+            let value = record::encode(stream, revision, &event, position);
             self.batch.insert(&self.engine.log, position.0.to_be_bytes(), value);
             if head.is_some() {
                 self.batch.insert(&self.engine.index, index_key(stream, revision), position.0.to_be_bytes());
             }
             head = Some(Head { revision, position, first: head.map_or(position, |head| head.first) });
+            self.events.push(RecordedEvent { position, stream: stream.clone(), revision, event });
             positions.push(position);
             self.next.0 += 1;
         }
         if let Some(head) = head {
             self.batch.insert(&self.engine.heads, head_key(stream), head.to_bytes(stream));
-            self.heads.insert(stream.clone(), head);
+            self.added.heads.insert(stream.clone(), head);
         }
         Ok(Appended { first, positions })
     }
@@ -453,13 +636,14 @@ impl<'a> Group<'a> {
         if let Some(kept) = self.taken(claim)? {
             return Ok(ClaimedAppend::Taken(kept));
         }
-        let appended = self.append(stream, expected, &[event])?;
+        let appended = self.append(stream, expected, vec![event])?;
         self.keep(claim, Kept { fingerprint: claim.fingerprint, outcome: done(kind, &appended) })?;
         Ok(ClaimedAppend::Appended(appended))
     }
 
     fn taken(&self, claim: &Claim) -> Result<Option<Kept>, StoreError> {
-        if let Some(kept) = self.claims.get(&claim.key) {
+        let unstored = self.added.claims.get(&claim.key).or_else(|| self.behind.claims.get(&claim.key));
+        if let Some(kept) = unstored {
             return Ok(Some(*kept));
         }
         self.engine.outcome(&claim.key, self.shared.outcome_since(claim.at))
@@ -470,7 +654,7 @@ impl<'a> Group<'a> {
         let value = value.map_err(|error| StoreError::corrupt("an outcome", error))?;
         self.batch.insert(&self.engine.outcomes, claim.key.to_bytes(), value);
         self.batch.insert(&self.engine.expiry, expiry_key(claim.at, &claim.key), []);
-        self.claims.insert(claim.key.clone(), kept);
+        self.added.claims.insert(claim.key.clone(), kept);
         Ok(())
     }
 }
