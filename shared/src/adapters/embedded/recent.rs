@@ -18,6 +18,10 @@ use crate::ports::Checkpoint;
 const LOAD_ROWS: usize = 256 * 1024;
 const LOAD_BYTES: usize = 48 * 1024 * 1024;
 const LOAD_AGE: Duration = Duration::from_secs(1);
+/// While rows come faster than this many in that time, they gather longer: the more
+/// of them fall on a page of the file, the fewer pages are written.
+const MANY_ROWS: usize = 4 * 1024;
+const LONG_LOAD_AGE: Duration = Duration::from_secs(5);
 /// What a row takes beside its texts, about.
 const ROW_BYTES: usize = 128;
 
@@ -71,8 +75,12 @@ impl State {
         self.rows.len() >= LOAD_ROWS || self.bytes >= LOAD_BYTES
     }
 
+    fn ripe_age(&self) -> Duration {
+        if self.rows.len() < MANY_ROWS { LOAD_AGE } else { LONG_LOAD_AGE }
+    }
+
     fn is_ripe(&self) -> bool {
-        self.is_full() || self.closed || self.since.is_some_and(|since| since.elapsed() >= LOAD_AGE)
+        self.is_full() || self.closed || self.since.is_some_and(|since| since.elapsed() >= self.ripe_age())
     }
 
     fn get(&self, key: &Key) -> Option<&Row> {

@@ -8,10 +8,11 @@
 //! each row; where one of these does not hold, it is thrown away and filled again,
 //! and until it has caught up reads fail instead of showing less than there was.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
@@ -33,12 +34,16 @@ use crate::ports::{AnswersPage, AnswersQuery, Checkpoint, Health, LogId, Seen, S
 /// The version of the tables. Another one in the file: the views are rebuilt.
 const FORMAT: i64 = 1;
 /// What the cache of rows may take.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+const CACHE_BYTES: u64 = 160 * 1024 * 1024;
 /// What an entry of the cache takes beside its texts, about.
 const ENTRY_BYTES: usize = 160;
+/// Of so many reads of a full cache one may put a row into it.
+const ADMITTED: u32 = 8;
+/// After so many reads of a thread it looks whether the cache is full.
+const LOOK_AT_CACHE: u32 = 1_024;
 /// Page cache of the writing connection and of each reading one, in KiB.
 const WRITER_CACHE_KIB: i64 = 64 * 1024;
-const READER_CACHE_KIB: i64 = 16 * 1024;
+const READER_CACHE_KIB: i64 = 32 * 1024;
 /// Reading connections that are kept open.
 const READERS: usize = 4;
 /// Files up to this size are checked whole before the start, larger ones behind it.
@@ -69,6 +74,11 @@ const SCHEMA: &str = "
 const REBUILDING: StoreError =
     StoreError::Unavailable { what: "the read store, which is being rebuilt,", source: None };
 
+thread_local! {
+    /// Reads of this thread.
+    static READS: Cell<u32> = const { Cell::new(0) };
+}
+
 /// The views in a file.
 #[derive(Clone)]
 pub struct SqliteViews(Arc<Inner>);
@@ -78,8 +88,10 @@ struct Inner {
     log: LogId,
     /// None once the views are closed.
     writer: Mutex<Option<Connection>>,
-    /// With the generation of the file that they read.
-    readers: Mutex<Vec<(u64, Connection)>>,
+    readers: Mutex<Vec<Reader>>,
+    /// Odd while the file is being written, and another number after each write.
+    writes: AtomicU64,
+    cache_is_full: AtomicBool,
     /// Grows whenever the file is made anew.
     generation: AtomicU64,
     cache: Cache<Key, CachedRow, Weigh>,
@@ -91,6 +103,38 @@ struct Inner {
     log_end: Box<dyn Fn() -> Position + Send + Sync>,
     put_back: Notify,
     carrier: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A connection that reads.
+struct Reader {
+    connection: Connection,
+    /// Of the file that it reads.
+    generation: u64,
+    /// Since which write it holds its view of the file: to take and give back the
+    /// locks of one costs more than to find a row.
+    holds: Option<u64>,
+}
+
+impl Reader {
+    /// Holds on to the file as it is, if nobody writes to it; lets go of an older view.
+    fn hold(&mut self, writes: u64) -> rusqlite::Result<()> {
+        let wanted = writes.is_multiple_of(2).then_some(writes);
+        if self.holds != wanted {
+            self.let_go()?;
+            if wanted.is_some() {
+                self.connection.execute_batch("BEGIN")?;
+            }
+            self.holds = wanted;
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self) -> rusqlite::Result<()> {
+        match self.holds.take() {
+            Some(_) => self.connection.execute_batch("COMMIT"),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -128,6 +172,8 @@ pub(super) fn open(path: &Path, events: &FjallEvents) -> Result<(SqliteViews, Op
         log,
         writer: Mutex::new(Some(connection)),
         readers: Mutex::default(),
+        writes: AtomicU64::new(0),
+        cache_is_full: AtomicBool::new(false),
         generation: AtomicU64::new(0),
         cache: Cache::with_weighter(CACHE_BYTES as usize / 256, CACHE_BYTES, Weigh),
         recent: Recent::new(position),
@@ -352,30 +398,59 @@ impl SqliteViews {
     }
 }
 
+/// A write to the file.
+struct Writing<'a>(&'a AtomicU64);
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
 impl Inner {
     /// Runs a read on a connection of the pool. Damage that it meets empties the
     /// views, and is told as a store that does not answer yet.
     fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let now = self.generation.load(Ordering::Acquire);
-        let pooled = self.readers.lock().pop().filter(|(generation, _)| *generation == now);
-        let connection = match pooled {
-            Some((_, connection)) => connection,
-            None => connect(&self.path, READER_CACHE_KIB).map_err(failed)?,
+        let pooled = self.readers.lock().pop().filter(|reader| reader.generation == now);
+        let mut reader = match pooled {
+            Some(reader) => reader,
+            None => {
+                let connection = connect(&self.path, READER_CACHE_KIB).map_err(failed)?;
+                Reader { connection, generation: now, holds: None }
+            }
         };
-        match read(&connection) {
+        reader.hold(self.writes.load(Ordering::Acquire)).map_err(failed)?;
+        match read(&reader.connection) {
             Err(error @ StoreError::Corrupt { .. }) => {
-                drop(connection);
+                drop(reader);
                 self.rebuild(now, &error);
                 Err(REBUILDING)
             }
             result => {
-                let mut readers = self.readers.lock();
-                if readers.len() < READERS && self.generation.load(Ordering::Acquire) == now {
-                    readers.push((now, connection));
-                }
+                self.give_back(reader, now);
                 result
             }
         }
+    }
+
+    fn give_back(&self, mut reader: Reader, generation: u64) {
+        let mut readers = self.readers.lock();
+        // A write that began meanwhile has let go of all that were here then.
+        let writes = self.writes.load(Ordering::Acquire);
+        let fits = reader.holds.is_none_or(|held| held == writes) || reader.let_go().is_ok();
+        if fits && readers.len() < READERS && self.generation.load(Ordering::Acquire) == generation {
+            readers.push(reader);
+        }
+    }
+
+    /// To be held while the file is written: nobody holds on to an older view of it,
+    /// which would keep its log from being emptied.
+    fn begin_write(&self) -> Writing<'_> {
+        self.writes.fetch_add(1, Ordering::AcqRel);
+        let mut readers = self.readers.lock();
+        readers.retain_mut(|reader| reader.let_go().is_ok());
+        Writing(&self.writes)
     }
 
     /// Empties damaged views, unless that has happened since they were looked at;
@@ -416,15 +491,18 @@ impl Inner {
     }
 
     fn row(&self, key: &Key) -> Result<Seen<Option<CachedRow>>, StoreError> {
+        if !self.is_admitted() {
+            let found = match self.cache.get(key) {
+                Some(row) => Some(row),
+                None => self.find(key)?,
+            };
+            let position = self.seen(found.as_ref().map(|row| row.position));
+            return Ok(Seen { found, position });
+        }
         let found = match self.cache.get_value_or_guard(key, None) {
             GuardResult::Value(row) => Some(row),
             GuardResult::Guard(guard) => {
-                let found = match self.recent.get(key) {
-                    Some(row) => {
-                        row.value.map(|value| CachedRow { value, revision: row.revision, position: row.position })
-                    }
-                    None => self.read(|connection| Self::select_row(connection, key))?,
-                };
+                let found = self.find(key)?;
                 if let Some(row) = &found {
                     // Refused if the row was written meanwhile, which is as it must be.
                     let _ = guard.insert(row.clone());
@@ -435,6 +513,27 @@ impl Inner {
         };
         let position = self.seen(found.as_ref().map(|row| row.position));
         Ok(Seen { found, position })
+    }
+
+    /// A row that is not in the cache.
+    fn find(&self, key: &Key) -> Result<Option<CachedRow>, StoreError> {
+        match self.recent.get(key) {
+            Some(RecentRow { value, revision, position }) => {
+                Ok(value.map(|value| CachedRow { value, revision, position }))
+            }
+            None => self.read(|connection| Self::select_row(connection, key)),
+        }
+    }
+
+    /// Whether a row that is read now may take the place of another. Into a full cache
+    /// few are let, so that a walk over all keys neither empties it nor pays for it;
+    /// what is read often gets in soon.
+    fn is_admitted(&self) -> bool {
+        let read = READS.replace(READS.get().wrapping_add(1));
+        if read.is_multiple_of(LOOK_AT_CACHE) {
+            self.cache_is_full.store(self.cache.weight() > CACHE_BYTES / 10 * 9, Ordering::Relaxed);
+        }
+        read.is_multiple_of(ADMITTED) || !self.cache_is_full.load(Ordering::Relaxed)
     }
 
     /// A position that covers all that has been read before this is called: what is
@@ -494,6 +593,7 @@ impl Inner {
         let mut rows = rows.iter().peekable();
         loop {
             let mut writer = self.writer.lock();
+            let _writing = self.begin_write();
             let transaction = writer.as_mut().ok_or_else(closed)?.transaction().map_err(failed)?;
             write_rows(&transaction, rows.by_ref().take(ROWS_AT_ONCE)).map_err(failed)?;
             let is_last = rows.peek().is_none();
