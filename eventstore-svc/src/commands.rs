@@ -7,11 +7,12 @@
 //! revision of the append.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use shared::clock;
@@ -45,6 +46,8 @@ const STATES: usize = 100_000;
 /// Locks over which keys are spread.
 const SHARDS: usize = 64;
 
+/// Of each busy key what waits for its leader.
+type Busy = HashMap<Key, VecDeque<Waiting>, RandomState>;
 type Reply = oneshot::Sender<Result<Outcome, Error>>;
 
 /// Takes commands.
@@ -55,8 +58,7 @@ struct Inner {
     events: Arc<dyn EventStore>,
     outcomes: Arc<dyn Outcomes>,
     metrics: Arc<Metrics>,
-    /// Of each busy key what waits for its leader.
-    busy: Vec<Mutex<HashMap<Key, VecDeque<Waiting>>>>,
+    busy: Vec<Mutex<Busy>>,
     hasher: RandomState,
     states: Cache<Key, AnswerState>,
     waiting: Arc<Places>,
@@ -122,7 +124,7 @@ pub enum Claimed {
 
 struct Waiting {
     command: AnswerCommand,
-    claiming: Option<Claiming>,
+    claiming: Option<Box<Claiming>>,
     reply: Reply,
     _place: Place,
 }
@@ -153,7 +155,7 @@ impl Commands {
             outcomes,
             metrics,
             busy: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             states: Cache::new(STATES),
             waiting: Arc::new(Places {
                 taken: AtomicUsize::new(0),
@@ -272,7 +274,7 @@ impl Commands {
         let (reply, answer) = oneshot::channel();
         let verb = command.verb();
         let key = command.key.clone();
-        let waiting = Waiting { command, claiming, reply, _place: place };
+        let waiting = Waiting { command, claiming: claiming.map(Box::new), reply, _place: place };
         let lead = match self.0.enqueue(&key, waiting) {
             Some(first) => Detach::new(self.0.clone().lead(key, first)),
             None => Detach::nothing(),
@@ -312,7 +314,7 @@ impl Inner {
         self.metrics.commands.with_label_values(&[verb, outcome]).inc();
     }
 
-    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, VecDeque<Waiting>>> {
+    fn shard(&self, key: &Key) -> &Mutex<Busy> {
         let hash = self.hasher.hash_one(key);
         &self.busy[usize::try_from(hash % SHARDS as u64).unwrap_or_default()]
     }
@@ -367,7 +369,8 @@ impl Inner {
     async fn work(&self, key: &Key, mut run: Vec<Waiting>) {
         match run.pop() {
             Some(Waiting { command, claiming: Some(claiming), reply, .. }) if run.is_empty() => {
-                let outcome = self.claimed(key, &command, &claiming).await;
+                // Apart, for most commands have no claim and need not carry its state.
+                let outcome = Box::pin(self.claimed(key, &command, &claiming)).await;
                 drop(claiming);
                 // Who asked may have gone away.
                 let _ = reply.send(outcome);
@@ -404,7 +407,7 @@ impl Inner {
                 return plan.answer(run, start.state(), &[]);
             }
             let expected = ExpectedRevision::from(start.state().revision());
-            match self.events.append(&stream, expected, plan.events.clone()).await {
+            match self.events.append(&stream, expected, std::mem::take(&mut plan.events)).await {
                 Ok(appended) => {
                     plan.first = appended.first;
                     self.states.insert(key.clone(), plan.end(&appended.positions));

@@ -1,13 +1,16 @@
 //! Bodies of requests, read whole: bounded each, bounded together, and bounded
 //! in time.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use hyper::body::Frame;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::ApiError;
@@ -68,7 +71,10 @@ pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes
     let mut rest = BytesMut::new();
     let deadline = Instant::now() + TIME;
     loop {
-        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| ApiError::too_slow())?;
+        let frame = match at_once(&mut body).await {
+            Some(frame) => frame,
+            None => timeout_at(deadline, body.frame()).await.map_err(|_| ApiError::too_slow())?,
+        };
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| ApiError::bad_request("body: it broke off"))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -91,6 +97,23 @@ pub async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes
     whole.extend_from_slice(&first);
     whole.extend_from_slice(&rest);
     Ok(whole.freeze())
+}
+
+/// The next frame if the connection has it already, as with nearly every body that
+/// comes with its head: a timer would cost more than the frame.
+async fn at_once(body: &mut Body) -> Option<Option<Result<Frame<Bytes>, axum::Error>>> {
+    let mut asked = false;
+    std::future::poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
+        Poll::Ready(frame) => Poll::Ready(Some(frame)),
+        Poll::Pending if asked => Poll::Ready(None),
+        // The connection hands over what it has once it has been asked.
+        Poll::Pending => {
+            asked = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await
 }
 
 /// Reads the rest of a body, within bounds, and keeps nothing of it.

@@ -1,9 +1,8 @@
 //! What routes have in common: the key in a path, and the label under which a
 //! request is counted.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request};
@@ -29,11 +28,19 @@ impl<S: Send + Sync> FromRequestParts<S> for KeyPath {
     }
 }
 
-/// The route that answered a request, as its path is written in the router.
-#[derive(Clone)]
-pub struct RouteLabel(pub MatchedPath);
+thread_local! {
+    /// The route that was called last on this thread.
+    static CALLED: RefCell<Option<MatchedPath>> = const { RefCell::new(None) };
+}
 
-/// Lets a route name itself in its responses.
+/// The labelled route that this thread has called since this was last asked. A route
+/// is called where its request is polled, so whoever polls a request and asks right
+/// behind that learns its route, and nothing need be carried in the response.
+pub(super) fn called() -> Option<MatchedPath> {
+    CALLED.take()
+}
+
+/// Lets a route tell that it was called.
 pub fn labelled(route: MethodRouter) -> MethodRouter {
     route.layer(LabelLayer)
 }
@@ -55,25 +62,17 @@ struct Labelled<S>(S);
 impl<S> tower_service::Service<Request> for Labelled<S>
 where
     S: tower_service::Service<Request, Response = Response, Error = Infallible>,
-    S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = S::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.0.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let label = request.extensions().get::<MatchedPath>().cloned();
-        let answer = self.0.call(request);
-        Box::pin(async move {
-            let mut response = answer.await?;
-            if let Some(path) = label {
-                response.extensions_mut().insert(RouteLabel(path));
-            }
-            Ok(response)
-        })
+        CALLED.set(request.extensions().get::<MatchedPath>().cloned());
+        self.0.call(request)
     }
 }

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
+use axum::extract::MatchedPath;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
 use futures::FutureExt;
 use futures::task::AtomicWaker;
 use hyper::body::Incoming;
@@ -35,9 +37,9 @@ use tower_service::Service as _;
 use super::elsewhere;
 use super::error::{ApiError, Problem, problem_json};
 use super::guard::Guard;
-use super::headers::{EVENT_POSITION, REQUEST_ID, accepts};
+use super::headers::{EVENT_POSITION, REQUEST_ID, accepts, put_number};
 use super::lifecycle::Lifecycle;
-use super::routes::RouteLabel;
+use super::routes::called;
 use crate::config::Listen;
 use crate::metrics::Metrics;
 
@@ -72,7 +74,8 @@ pub struct Server {
 /// What each thread has for itself, so that requests do not meet over it.
 #[derive(Default)]
 struct Local {
-    thread: Option<u64>,
+    /// How the names of its requests begin.
+    thread: Option<String>,
     requests: u64,
     /// Of each method, route and status that has been met.
     histograms: Vec<((&'static str, String, u16), Histogram)>,
@@ -87,10 +90,13 @@ static THREADS: AtomicU64 = AtomicU64::new(0);
 impl Local {
     /// A name for a request that came without one.
     fn next_id(&mut self, boot: &str) -> HeaderValue {
-        let thread = *self.thread.get_or_insert_with(|| THREADS.fetch_add(1, Ordering::Relaxed));
+        let thread = || format!("{boot}-{}-", THREADS.fetch_add(1, Ordering::Relaxed));
+        let thread = self.thread.get_or_insert_with(thread);
         self.requests += 1;
-        let id = format!("{boot}-{thread}-{}", self.requests);
-        HeaderValue::try_from(id).expect("digits and dashes are a header value")
+        let mut id = BytesMut::with_capacity(thread.len() + 20);
+        id.extend_from_slice(thread.as_bytes());
+        put_number(&mut id, self.requests);
+        HeaderValue::from_maybe_shared(id.freeze()).expect("digits and dashes are a header value")
     }
 
     fn observe(&mut self, metrics: &Metrics, method: &'static str, route: &str, status: StatusCode, took: Duration) {
@@ -276,11 +282,17 @@ impl Server {
         let asked = Asked::new(&request, self.request_id(request.headers()));
         let allowed = self.check(&request, on_loopback);
         let cors = self.guard.cors_origin(request.headers()).cloned();
+        let mut route = None;
         let mut response = match allowed {
             Err(error) => error.into_response(),
             Ok(()) => {
-                let answer = AssertUnwindSafe(router.call(request.map(Body::new)));
-                match answer.catch_unwind().await {
+                let mut answer = AssertUnwindSafe(router.call(request.map(Body::new))).catch_unwind();
+                let answered = std::future::poll_fn(|cx| {
+                    let answered = answer.poll_unpin(cx);
+                    route = called().or(route.take());
+                    answered
+                });
+                match answered.await {
                     Ok(Ok(response)) => response,
                     Err(_) => ApiError::bug("a handler panicked".into()).into_response(),
                 }
@@ -289,7 +301,7 @@ impl Server {
         if response.status() == StatusCode::METHOD_NOT_ALLOWED {
             response = allow(response, &asked, cors.is_some());
         }
-        self.finish(&asked, &mut response, cors, begun);
+        self.finish(&asked, route.as_ref(), &mut response, cors, begun);
         response
     }
 
@@ -310,7 +322,14 @@ impl Server {
     }
 
     /// Headers, error form, counters and log.
-    fn finish(&self, asked: &Asked, response: &mut Response, cors: Option<HeaderValue>, begun: Instant) {
+    fn finish(
+        &self,
+        asked: &Asked,
+        route: Option<&MatchedPath>,
+        response: &mut Response,
+        cors: Option<HeaderValue>,
+        begun: Instant,
+    ) {
         let status = response.status();
         let problem = response.extensions_mut().remove::<Problem>();
         if let Some(problem) = &problem
@@ -329,8 +348,7 @@ impl Server {
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, shown);
         }
         headers.insert(REQUEST_ID, asked.id.clone());
-        let label = response.extensions_mut().remove::<RouteLabel>();
-        let route = label.as_ref().map_or("none", |RouteLabel(path)| path.as_str());
+        let route = route.map_or("none", MatchedPath::as_str);
         let took = begun.elapsed();
         LOCAL.with_borrow_mut(|local| local.observe(&self.metrics, asked.method, route, status, took));
         let id = asked.id.to_str().unwrap_or_default();
