@@ -41,13 +41,16 @@ pub struct Projector {
 enum Failure {
     Store(StoreError),
     Event(Unprojectable),
-    /// The views were put back: begin again where they are now.
+    /// The views are elsewhere than believed, or it is another's turn: begin again.
     PutBack,
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::Store(error)
+        match error {
+            StoreError::Conflict => Self::PutBack,
+            error => Self::Store(error),
+        }
     }
 }
 
@@ -70,7 +73,8 @@ impl Projector {
             let begun = Instant::now();
             let Err(failure) = self.follow(&lifecycle).await else { return };
             match failure {
-                Failure::PutBack => continue,
+                Failure::PutBack if begun.elapsed() > RETRY => continue,
+                Failure::PutBack => {}
                 Failure::Event(error) => {
                     let what = format!("{error}: {}", error.source);
                     if self.status.held_up(Trouble::Event(what.clone())) {
@@ -115,7 +119,7 @@ impl Projector {
         let at = match self.resume().await {
             // While it waited for its turn another may have carried the views beyond
             // what was the log's end before. Now nobody else moves them.
-            Err(StoreError::Foreign { .. }) => self.resume().await?,
+            Err(StoreError::Conflict | StoreError::Foreign { .. }) => self.resume().await?,
             resumed => resumed?,
         };
         let events = self.feed.subscribe(at).await?;

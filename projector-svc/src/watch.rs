@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use shared::clock;
 use shared::domain::stream::Position;
 use shared::domain::time::Timestamp;
+use shared::http::health::Refresh;
 use shared::http::lifecycle::Lifecycle;
 use shared::metrics::Metrics;
 use shared::ports::{Checkpoint, EventFeed, Health, StoreError, ViewReader};
@@ -59,6 +60,14 @@ impl Watch {
             () = lifecycle.stopping() => {}
             () = looking => {}
         }
+    }
+
+    /// To be called before the gauges of the projection are read.
+    pub fn refreshing(self: Arc<Self>) -> Refresh {
+        Arc::new(move || {
+            let watch = self.clone();
+            Box::pin(async move { watch.refresh().await })
+        })
     }
 
     /// Brings the gauges of the projection up to date.

@@ -43,9 +43,9 @@ pub struct Config {
 /// Where EventStoreDB is.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EventStoreDb {
-    /// A whole connection string, such as `esdb://localhost:2113?tls=false`. It may
-    /// hold a password.
-    pub url: String,
+    /// `EVENTSTORE_HOST` as it is: a host, host:port, or a whole connection string, which
+    /// may hold a password.
+    pub host: String,
 }
 
 /// Where MongoDB is, and what of it is ours.
@@ -206,7 +206,7 @@ impl Config {
         Ok(Self {
             listen: vars.list("IP_PORT", str::parse)?,
             data_dir: vars.text("DATA_DIR").unwrap_or_else(|| "./data".into()).into(),
-            eventstore: vars.parse("EVENTSTORE_HOST", eventstore_url)?.map(|url| EventStoreDb { url }),
+            eventstore: vars.text("EVENTSTORE_HOST").map(|host| EventStoreDb { host }),
             mongodb: vars.mongodb()?,
             web: Web {
                 cors_origins: vars.list("CORS_ORIGINS", origin)?.unwrap_or_default(),
@@ -286,17 +286,8 @@ fn web_address(text: &str) -> Result<axum::http::Uri, String> {
     Ok(uri)
 }
 
-/// A connection string as it is; a host, or host and port, as a string for a server
+/// A connection string as it is; a host, or host and port, as one for a server
 /// without TLS.
-fn eventstore_url(text: &str) -> Result<String, String> {
-    const SCHEMES: [&str; 4] = ["esdb", "kurrentdb", "kurrent", "kdb"];
-    match text.split_once("://") {
-        Some((scheme, _)) if SCHEMES.contains(&scheme.trim_end_matches("+discover")) => Ok(text.into()),
-        Some(_) => Err("it is no connection string that begins with esdb:// or kurrentdb://".into()),
-        None => Ok(format!("esdb://{}?tls=false", host_and_port(text, 2113)?)),
-    }
-}
-
 fn mongodb_url(text: &str) -> Result<String, String> {
     match text.split_once("://") {
         Some(("mongodb" | "mongodb+srv", _)) => Ok(text.into()),
@@ -390,12 +381,10 @@ mod tests {
             ("CORS_ORIGINS", "https://example.com/path"),
             ("CORS_ORIGINS", "example.com"),
             ("ALLOWED_HOSTS", "http://example.com"),
-            ("EVENTSTORE_HOST", "http://localhost:2113"),
-            ("EVENTSTORE_HOST", "localhost:port"),
-            ("EVENTSTORE_HOST", "localhost:0"),
-            ("EVENTSTORE_HOST", "two words"),
-            ("EVENTSTORE_HOST", "admin:secret@localhost"),
             ("MONGODB_HOST", "root:secret@localhost:27017"),
+            ("MONGODB_HOST", "localhost:port"),
+            ("MONGODB_HOST", "localhost:0"),
+            ("MONGODB_HOST", "two words"),
             ("MONGODB_HOST", "esdb://localhost"),
             ("MONGODB_HOST", "localhost:99999"),
             ("MONGODB_HOST", "a,b"),
@@ -414,19 +403,21 @@ mod tests {
 
     #[test]
     fn databases_are_named_by_host_or_whole_string() {
-        let eventstore = |host| with(&[("EVENTSTORE_HOST", host)]).expect(host).eventstore.expect("set").url;
-        assert_eq!(eventstore("localhost"), "esdb://localhost:2113?tls=false");
-        assert_eq!(eventstore("Events.example:2114"), "esdb://events.example:2114?tls=false");
-        assert_eq!(eventstore("10.0.0.1"), "esdb://10.0.0.1:2113?tls=false");
-        assert_eq!(eventstore("::1"), "esdb://[::1]:2113?tls=false");
-        assert_eq!(eventstore("[::1]:1"), "esdb://[::1]:1?tls=false");
-        for whole in ["esdb://admin:changeit@a:1,b:2?tls=true", "kurrentdb+discover://a"] {
-            assert_eq!(eventstore(whole), whole);
-        }
+        let eventstore = with(&[("EVENTSTORE_HOST", "esdb://admin:secret@a")]).expect("valid").eventstore;
+        assert!(!format!("{eventstore:?}").contains("secret"));
+        assert_eq!(eventstore.expect("set").host, "esdb://admin:secret@a");
         let mongodb = |vars: &[(&str, &str)]| with(vars).expect("valid").mongodb;
         let views = mongodb(&[("MONGODB_HOST", "localhost")]).expect("set");
         assert_eq!((views.url.as_str(), views.database.as_str()), ("mongodb://localhost:27017", "qaservice"));
         assert!(views.login.is_none());
+        for (host, url) in [
+            ("Views.example:27018", "mongodb://views.example:27018"),
+            ("10.0.0.1", "mongodb://10.0.0.1:27017"),
+            ("::1", "mongodb://[::1]:27017"),
+            ("[::1]:1", "mongodb://[::1]:1"),
+        ] {
+            assert_eq!(mongodb(&[("MONGODB_HOST", host)]).expect("set").url, url);
+        }
         let whole = [("MONGODB_HOST", "mongodb+srv://a/"), ("MONGODB_USER", "root"), ("MONGODB_PASS", "secret")];
         let views = mongodb(&whole).expect("set");
         assert_eq!(views.url, "mongodb+srv://a/");

@@ -21,13 +21,19 @@ use super::routes::labelled;
 use crate::metrics::Metrics;
 use crate::ports::Health;
 
-/// How long an answer about a store's health is believed.
-const BELIEVED: Duration = Duration::from_secs(1);
+/// How long a store that is well is believed to be, and one that is not.
+const WELL: Duration = Duration::from_secs(1);
+const UNWELL: Duration = Duration::from_millis(200);
 /// How long a store may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Brings gauges up to date.
 pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// For a process whose gauges are always up to date.
+pub fn nothing_to_refresh() -> Refresh {
+    Arc::new(|| Box::pin(async {}))
+}
 
 /// What the operating routes ask of the process.
 #[derive(Clone)]
@@ -61,7 +67,7 @@ impl Health for Remote {
     async fn check(&self) -> Result<(), String> {
         let mut last = self.last.lock().await;
         if let Some((at, found)) = &*last
-            && at.elapsed() < BELIEVED
+            && at.elapsed() < if found.is_ok() { WELL } else { UNWELL }
         {
             return found.clone();
         }
@@ -140,7 +146,7 @@ mod tests {
             assert_eq!(remote.check().await, Ok(()));
         }
         assert_eq!(store.0.load(Ordering::Relaxed), 1);
-        tokio::time::sleep(BELIEVED).await;
+        tokio::time::sleep(WELL).await;
         assert_eq!(remote.check().await, Err("the store does not answer".into()));
     }
 }
