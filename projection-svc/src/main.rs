@@ -1,0 +1,43 @@
+//! The read side as a process of its own, on MongoDB.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use projection_svc::queries::Queries;
+use shared::adapters::mongo::{Login, MongoViews, Options, Serves};
+use shared::http::elsewhere::READ_SIDE;
+use shared::http::health::{Remote, nothing_to_refresh};
+use shared::process::{self, Failure, Process, Program, Service};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const PROGRAM: Program = Program {
+    name: READ_SIDE.name,
+    version: env!("CARGO_PKG_VERSION"),
+    about: "the latest answers, from MongoDB",
+    ports: &[READ_SIDE.port],
+    counts: &[],
+};
+
+fn main() -> ExitCode {
+    process::main(&PROGRAM, serve)
+}
+
+async fn serve(process: Process) -> Result<(), Failure> {
+    let mongodb = process.config.mongodb()?.clone();
+    let login = mongodb.login.map(|login| Login { user: login.user, pass: login.pass });
+    let options = Options { url: mongodb.url, login, database: mongodb.database, serves: Serves::AnyLog };
+    let views = MongoViews::connect(options).map_err(|error| format!("MONGODB_HOST: {error}"))?;
+
+    let listeners = process.listen().await?;
+    let service = Service {
+        router: projection_svc::router(Queries::new(Arc::new(views.clone()), process.config.await_timeout)),
+        checks: vec![Remote::new("MongoDB", Arc::new(views))],
+        refresh: nothing_to_refresh(),
+        tasks: Vec::new(),
+        storage: "mongodb",
+        why: "the read side reads from there",
+    };
+    process.serve(listeners, service).await
+}

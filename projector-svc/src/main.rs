@@ -1,0 +1,52 @@
+//! The projector as a process of its own, from EventStoreDB into MongoDB.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use axum::Router;
+use projector_svc::Projector;
+use shared::adapters::esdb::{self, EsdbEvents};
+use shared::adapters::mongo::{self, Login, MongoViews, Serves};
+use shared::http::elsewhere::PROJECTOR;
+use shared::metrics::Part;
+use shared::process::{self, Failure, Process, Program, Service};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const PROGRAM: Program = Program {
+    name: PROJECTOR.name,
+    version: env!("CARGO_PKG_VERSION"),
+    about: "carries events from EventStoreDB to the views in MongoDB",
+    ports: &[PROJECTOR.port],
+    counts: &[Part::Esdb, Part::Projection],
+};
+
+fn main() -> ExitCode {
+    process::main(&PROGRAM, serve)
+}
+
+async fn serve(process: Process) -> Result<(), Failure> {
+    let (eventstore, mongodb) = (process.config.eventstore()?, process.config.mongodb()?.clone());
+    let options = esdb::Options { outcome_ttl: process.config.idempotency_ttl, metrics: process.metrics.esdb.clone() };
+    let feed = EsdbEvents::connect(&eventstore.host, options).map_err(|error| format!("EVENTSTORE_HOST: {error}"))?;
+    let login = mongodb.login.map(|login| Login { user: login.user, pass: login.pass });
+    let options = mongo::Options { url: mongodb.url, login, database: mongodb.database, serves: Serves::AnyLog };
+    let views = MongoViews::connect(options).map_err(|error| format!("MONGODB_HOST: {error}"))?;
+
+    let listeners = process.listen().await?;
+    let projector = Projector::new(Arc::new(feed), Arc::new(views.clone()), process.metrics.clone());
+    let watch = projector.watch(Arc::new(views.clone()));
+    let service = Service {
+        router: Router::new(),
+        checks: vec![watch.clone()],
+        refresh: watch.clone().refreshing(),
+        tasks: vec![Box::pin(projector.run(process.lifecycle.clone())), Box::pin(watch.run(process.lifecycle.clone()))],
+        storage: "eventstoredb and mongodb",
+        why: "the projector carries one into the other",
+    };
+    process.serve(listeners, service).await?;
+    // Whoever stands by can go on at once.
+    views.close().await;
+    Ok(())
+}
