@@ -13,12 +13,13 @@ use shared::http::health::Refresh;
 use shared::metrics::Metrics;
 use shared::process::{Failure, Process, Service};
 
-use crate::storage::{Choice, Storage};
+use crate::storage::{Choice, Prepared, Storage};
 
 /// Serves from the chosen storage until the process is told to end.
 pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failure> {
+    let prepared = Prepared::new(&choice.kind, &process)?;
     let listeners = process.listen().await?;
-    let storage = Storage::open(&choice, &process).await?;
+    let storage = prepared.open(&process).await?;
     let (metrics, lifecycle) = (process.metrics.clone(), process.lifecycle.clone());
     let projector = Projector::new(storage.feed.clone(), storage.writer.clone(), metrics.clone());
     let watch = projector.watch(storage.reader.clone());
@@ -45,7 +46,7 @@ pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failur
         why: choice.why,
     };
     process.serve(listeners, service).await?;
-    tokio::task::spawn_blocking(storage.close).await?;
+    storage.close.await;
     Ok(())
 }
 

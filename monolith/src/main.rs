@@ -9,6 +9,8 @@ use shared::config::{Config, environment};
 use shared::metrics::Part;
 use shared::process::{self, Failure, Program};
 
+use storage::Kind;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -20,6 +22,7 @@ const PROGRAM: Program = Program {
     ports: &[8080, 8081],
     counts: &[Part::Store, Part::Projection],
 };
+const ON_DATABASES: Program = Program { counts: &[Part::Esdb, Part::Projection], ..PROGRAM };
 
 const HELP: &str = "\
 monolith: answers as key-value pairs, event-sourced, in one process
@@ -68,7 +71,8 @@ fn run() -> Result<(), Failure> {
         Asked::Serve { in_memory } => {
             let config = Config::from_vars(environment()?)?;
             let choice = storage::choose(&config, in_memory)?;
-            PROGRAM.run(config, async |process| app::serve(process, choice).await)?;
+            let program = if matches!(choice.kind, Kind::Databases(..)) { &ON_DATABASES } else { &PROGRAM };
+            program.run(config, async |process| app::serve(process, choice).await)?;
         }
     }
     Ok(())

@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use shared::adapters::embedded::{self, Options};
+use shared::adapters::esdb::{self, EsdbEvents};
 use shared::adapters::memory::{MemoryEvents, MemoryViews};
-use shared::config::{Config, ConfigError};
+use shared::adapters::mongo::{self, Login, MongoViews, Serves};
+use shared::config::{Config, ConfigError, EventStoreDb, MongoDb};
+use shared::http::health::Remote;
 use shared::metrics::Metrics;
 use shared::ports::{EventFeed, EventStore, Health, Outcomes, ViewReader, ViewWriter};
 use shared::process::{Failure, Process};
@@ -21,6 +25,8 @@ pub(crate) struct Choice {
 pub(crate) enum Kind {
     Memory,
     Embedded(PathBuf),
+    /// EventStoreDB and MongoDB.
+    Databases(EventStoreDb, MongoDb),
 }
 
 impl Kind {
@@ -29,6 +35,7 @@ impl Kind {
         match self {
             Self::Memory => "memory",
             Self::Embedded(_) => "embedded",
+            Self::Databases(..) => "eventstoredb and mongodb",
         }
     }
 }
@@ -36,7 +43,7 @@ impl Kind {
 /// Chooses the storage.
 ///
 /// # Errors
-/// If one database is set without the other, or both: they come with a later version.
+/// If one database is set without the other.
 pub(crate) fn choose(config: &Config, in_memory: bool) -> Result<Choice, ConfigError> {
     if in_memory {
         return Ok(Choice { kind: Kind::Memory, why: "-memdb was given; nothing survives the process" });
@@ -46,17 +53,17 @@ pub(crate) fn choose(config: &Config, in_memory: bool) -> Result<Choice, ConfigE
         Err(ConfigError { variable, reason })
     };
     match (&config.eventstore, &config.mongodb) {
-        (None, None) => {}
-        (Some(_), None) => return missing("MONGODB_HOST", "EVENTSTORE_HOST"),
-        (None, Some(_)) => return missing("EVENTSTORE_HOST", "MONGODB_HOST"),
-        (Some(_), Some(_)) => {
-            let reason = "this version does not store in EventStoreDB and MongoDB yet; unset EVENTSTORE_HOST and \
-                          MONGODB_HOST to use the embedded store in DATA_DIR";
-            return Err(ConfigError { variable: "EVENTSTORE_HOST", reason: reason.into() });
+        (None, None) => {
+            let why = "neither EVENTSTORE_HOST nor MONGODB_HOST is set";
+            Ok(Choice { kind: Kind::Embedded(config.data_dir.clone()), why })
         }
+        (Some(events), Some(views)) => {
+            let why = "EVENTSTORE_HOST and MONGODB_HOST are set";
+            Ok(Choice { kind: Kind::Databases(events.clone(), views.clone()), why })
+        }
+        (Some(_), None) => missing("MONGODB_HOST", "EVENTSTORE_HOST"),
+        (None, Some(_)) => missing("EVENTSTORE_HOST", "MONGODB_HOST"),
     }
-    let why = "neither EVENTSTORE_HOST nor MONGODB_HOST is set";
-    Ok(Choice { kind: Kind::Embedded(config.data_dir.clone()), why })
 }
 
 /// A storage that is open.
@@ -69,25 +76,45 @@ pub(crate) struct Storage {
     pub(crate) health: Vec<Arc<dyn Health>>,
     pub(crate) sizes: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
     /// Finishes and closes everything.
-    pub(crate) close: Box<dyn FnOnce() + Send>,
+    pub(crate) close: BoxFuture<'static, ()>,
 }
 
-impl Storage {
-    /// Opens what was chosen; takes its time where there is much to check.
+/// A storage whose settings are known to be good.
+pub(crate) enum Prepared {
+    Open(Storage),
+    /// It is opened when the ports are this process's.
+    Folder(PathBuf),
+}
+
+impl Prepared {
+    /// Prepares what was chosen. Databases need not be there yet.
+    ///
+    /// # Errors
+    /// If a setting cannot be used.
+    pub(crate) fn new(kind: &Kind, process: &Process) -> Result<Self, Failure> {
+        Ok(match kind {
+            Kind::Memory => Self::Open(Storage::in_memory(&process.config)),
+            Kind::Embedded(folder) => Self::Folder(folder.clone()),
+            Kind::Databases(events, views) => Self::Open(Storage::databases(events, views.clone(), process)?),
+        })
+    }
+
+    /// Opens it; takes its time where there is much to check.
     ///
     /// # Errors
     /// If it does not open.
-    pub(crate) async fn open(choice: &Choice, process: &Process) -> Result<Self, Failure> {
-        match &choice.kind {
-            Kind::Memory => Ok(Self::in_memory(&process.config)),
-            Kind::Embedded(folder) => {
-                let (folder, config, metrics) = (folder.clone(), process.config.clone(), process.metrics.clone());
-                let opened = tokio::task::spawn_blocking(move || Self::embedded(folder, &config, &metrics)).await?;
-                Ok(opened.map_err(|error| format!("DATA_DIR: {error}"))?)
-            }
-        }
+    pub(crate) async fn open(self, process: &Process) -> Result<Storage, Failure> {
+        let folder = match self {
+            Self::Open(storage) => return Ok(storage),
+            Self::Folder(folder) => folder,
+        };
+        let (config, metrics) = (process.config.clone(), process.metrics.clone());
+        let opened = tokio::task::spawn_blocking(move || Storage::embedded(folder, &config, &metrics)).await?;
+        Ok(opened.map_err(|error| format!("DATA_DIR: {error}"))?)
     }
+}
 
+impl Storage {
     fn in_memory(config: &Config) -> Self {
         let events = MemoryEvents::new(config.idempotency_ttl);
         let views = Arc::new(MemoryViews::new());
@@ -99,8 +126,29 @@ impl Storage {
             writer: views,
             health: Vec::new(),
             sizes: Arc::new(Vec::new),
-            close: Box::new(|| {}),
+            close: Box::pin(async {}),
         }
+    }
+
+    fn databases(events: &EventStoreDb, views: MongoDb, process: &Process) -> Result<Self, Failure> {
+        let options =
+            esdb::Options { outcome_ttl: process.config.idempotency_ttl, metrics: process.metrics.esdb.clone() };
+        let events = EsdbEvents::connect(&events.host, options).map_err(|error| format!("EVENTSTORE_HOST: {error}"))?;
+        let login = views.login.map(|login| Login { user: login.user, pass: login.pass });
+        let options = mongo::Options { url: views.url, login, database: views.database, serves: Serves::OwnLog };
+        let views = MongoViews::connect(options).map_err(|error| format!("MONGODB_HOST: {error}"))?;
+        let closed = views.clone();
+        Ok(Self {
+            events: Arc::new(events.clone()),
+            outcomes: Arc::new(events.clone()),
+            feed: Arc::new(events.clone()),
+            reader: Arc::new(views.clone()),
+            writer: Arc::new(views.clone()),
+            health: vec![Remote::new("EventStoreDB", Arc::new(events)), Remote::new("MongoDB", Arc::new(views))],
+            sizes: Arc::new(Vec::new),
+            // Whoever stands by can go on at once.
+            close: Box::pin(async move { closed.close().await }),
+        })
     }
 
     fn embedded(folder: PathBuf, config: &Config, metrics: &Metrics) -> Result<Self, embedded::StartError> {
@@ -123,9 +171,14 @@ impl Storage {
             writer: Arc::new(views.clone()),
             health: vec![Arc::new(events), Arc::new(views)],
             sizes: Arc::new(move || vec![("log", sized.0.size()), ("views", sized.1.size())]),
-            close: Box::new(move || {
-                closed.1.close();
-                closed.0.close();
+            close: Box::pin(async move {
+                let close = move || {
+                    closed.1.close();
+                    closed.0.close();
+                };
+                if let Err(error) = tokio::task::spawn_blocking(close).await {
+                    tracing::error!(error = %error, "the storage could not be closed");
+                }
             }),
         })
     }
@@ -149,6 +202,6 @@ mod tests {
         assert_eq!(chosen(&[events], true), Ok("memory"));
         assert_eq!(chosen(&[events], false), Err("MONGODB_HOST"));
         assert_eq!(chosen(&[views], false), Err("EVENTSTORE_HOST"));
-        assert_eq!(chosen(&[events, views], false), Err("EVENTSTORE_HOST"));
+        assert_eq!(chosen(&[events, views], false), Ok("eventstoredb and mongodb"));
     }
 }
