@@ -91,6 +91,11 @@ impl Mongo {
         }
     }
 
+    /// The process, if it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Where it keeps its data and, in `output`, what it says.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -9,8 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -56,15 +55,6 @@ fn build(packages: &[&str]) -> PathBuf {
         line["executable"].as_str().map(PathBuf::from)
     });
     executable.expect("cargo names what it built").parent().expect("a folder").to_owned()
-}
-
-/// A port of this machine that was free just now: for a process that must be
-/// reachable at the same place before and after it is there.
-///
-/// # Panics
-/// If there is none.
-pub fn free_port() -> u16 {
-    crate::ports::free().expect("a free port")
 }
 
 /// How a process is started.

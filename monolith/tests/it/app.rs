@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -19,6 +19,9 @@ use crate::databases::Databases;
 /// How long a graceful end may take, whatever clients do: some 12 s, and room for a
 /// busy machine.
 pub(crate) const GRACE: Duration = Duration::from_secs(16);
+
+/// How long recovery and take-over may take.
+pub(crate) const RECOVERY: Duration = Duration::from_secs(15);
 
 /// Makes a test of each named `async fn(Storage)` for each storage, and for the three
 /// services on theirs. Those behind `locally:` are for the monolith on the storages
@@ -89,7 +92,7 @@ impl Storage {
 pub(crate) struct Settings {
     storage: Storage,
     /// Of the monolith; the services have the same but for the executable.
-    program: Program,
+    pub(crate) program: Program,
     dotenv: Option<String>,
     folder: Arc<TempDir>,
     databases: Option<Arc<Databases>>,
@@ -154,7 +157,15 @@ impl Settings {
         self.folder.path()
     }
 
+    /// Starts the processes and waits until they can be worked with.
     pub(crate) async fn spawn(self) -> TestApp {
+        let app = self.launch().await;
+        app.settle().await;
+        app
+    }
+
+    /// Starts the processes.
+    pub(crate) async fn launch(self) -> TestApp {
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         TestApp { processes: self.start().await, settings: self, client }
     }
@@ -188,7 +199,7 @@ impl Settings {
 }
 
 /// The services in the order of `TestApp::processes`.
-const SERVICES: [&str; 3] = ["eventstore-svc", "projection-svc", "projector-svc"];
+pub(crate) const SERVICES: [&str; 3] = ["eventstore-svc", "projection-svc", "projector-svc"];
 
 /// The running processes. Ended by force when it is dropped.
 pub(crate) struct TestApp {
@@ -201,6 +212,15 @@ pub(crate) struct TestApp {
 impl TestApp {
     pub(crate) async fn spawn(storage: Storage) -> Self {
         Self::settings(storage).spawn().await
+    }
+
+    /// The monolith shows views only when it knows that they are its log's.
+    async fn settle(&self) {
+        let begun = Instant::now();
+        while self.settings.storage == Storage::Databases && self.get("/readyz").await.status != 200 {
+            assert!(begun.elapsed() < GRACE, "not ready after {GRACE:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// To be changed before the start.
@@ -253,6 +273,11 @@ impl TestApp {
         }
     }
 
+    /// The databases that it is on.
+    pub(crate) fn databases(&self) -> &Databases {
+        self.settings.databases.as_ref().expect("it is on databases")
+    }
+
     pub(crate) fn folder(&self) -> PathBuf {
         self.settings.folder().to_owned()
     }
@@ -299,6 +324,7 @@ impl TestApp {
     /// Starts again on the same storage, on other ports, after `stop` or `kill`.
     pub(crate) async fn start(&mut self) {
         self.processes = self.settings.start().await;
+        self.settle().await;
     }
 
     pub(crate) async fn restart(&mut self) {

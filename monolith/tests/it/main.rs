@@ -26,7 +26,9 @@ mod live;
 mod past;
 mod positions;
 mod power_cut;
+mod processes;
 mod readme;
+
 mod settings;
 mod strangers;
 mod values;

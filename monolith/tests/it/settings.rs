@@ -182,18 +182,22 @@ async fn one_database_alone_stops_the_start() {
     assert!(!embedded().folder().join("data").exists());
 }
 
-/// Until the databases come.
+/// They need not be there, and are never replaced by another store.
 #[tokio::test]
-async fn both_databases_stop_the_start() {
+async fn both_databases_are_chosen() {
     let settings = hosts(
         TestApp::settings(Storage::Embedded),
-        Some("esdb://admin:s3cret-0451@localhost:2113"),
-        Some("mongodb://root:s3cret-0451@localhost"),
+        Some("esdb://admin:s3cret-0451@localhost:1?tls=false"),
+        Some("mongodb://root:s3cret-0451@localhost:1"),
     );
-    let refused = settings.refused().await;
-    assert_names(&refused, "EVENTSTORE_HOST");
-    assert!(!refused.stderr.contains("s3cret-0451"), "{}", refused.stderr);
-    assert!(!settings.folder().join("data").exists(), "never a silent other store");
+    let app = settings.launch().await;
+    assert_eq!(app.serving()["storage"], Storage::Databases.name());
+    let why = app.serving()["why"].as_str().unwrap();
+    assert!(why.contains("EVENTSTORE_HOST") && why.contains("MONGODB_HOST"), "{why}");
+    app.get("/healthz").await.status(200);
+    let told = app.get("/readyz").await.fails(503).text();
+    assert!(!app.folder().join("data").exists());
+    assert!(!app.log().contains("0451") && !told.contains("0451"), "{told} {}", app.log());
 }
 
 #[tokio::test]
