@@ -28,7 +28,7 @@ mod positions;
 mod power_cut;
 mod processes;
 mod readme;
-
+mod rounds;
 mod settings;
 mod strangers;
 mod values;

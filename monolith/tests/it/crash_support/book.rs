@@ -215,12 +215,21 @@ pub(crate) struct Requests {
     hot: Vec<String>,
     own: Vec<String>,
     max_value: u64,
+    /// How many of a hundred commands go to a new key, and of the others to an own.
+    fresh: u64,
+    to_own: u64,
 }
 
 impl Requests {
     /// `name` must be no other source's, in the whole life of the folder.
     pub(crate) fn new(rng: Rng, name: &str, hot: &[String], max_value: u64) -> Self {
-        Self { rng, name: name.to_owned(), count: 0, hot: hot.to_vec(), own: Vec::new(), max_value }
+        let (name, hot) = (name.to_owned(), hot.to_vec());
+        Self { rng, name, count: 0, hot, own: Vec::new(), max_value, fresh: 40, to_own: 25 }
+    }
+
+    /// Likewise, to no keys but these; most to the own ones.
+    pub(crate) fn on_keys(rng: Rng, name: &str, hot: &[String], own: Vec<String>, max_value: u64) -> Self {
+        Self { own, fresh: 0, to_own: 70, ..Self::new(rng, name, hot, max_value) }
     }
 
     /// A value that no other command has; its token is found in files too.
@@ -237,13 +246,13 @@ impl Requests {
 
     fn op(&mut self) -> Op {
         self.count += 1;
-        let fresh = self.rng.chance(40);
+        let fresh = self.rng.chance(self.fresh);
         let (key, verb) = if fresh {
             let key = format!("{}/{}", self.name, self.count);
             self.own.push(key.clone());
             (key, if self.rng.chance(80) { Verb::Create } else { Verb::Put })
         } else {
-            let own = !self.own.is_empty() && self.rng.chance(25);
+            let own = !self.own.is_empty() && self.rng.chance(self.to_own);
             let key = if own { self.rng.pick(&self.own) } else { self.rng.pick(&self.hot) };
             let key = key.clone();
             (
@@ -484,14 +493,24 @@ impl Book {
         keys
     }
 
+    /// The keys that a command went to since the last check.
+    pub(crate) fn touched(&self) -> Vec<String> {
+        self.touched.iter().cloned().collect()
+    }
+
     /// Reads all histories and holds them against the book. What
     /// is there now has settled: it must stay, and what is not there now must
     /// not come later.
     fn check_histories(&mut self, client: &mut Client) {
-        for key in self.keys() {
-            let events = history(client, &key);
-            self.check_history(&key, &events);
-            self.settled.insert(key, events);
+        self.check_histories_of(client, &self.keys());
+    }
+
+    /// Likewise of these keys, all that were touched among them.
+    pub(crate) fn check_histories_of(&mut self, client: &mut Client, keys: &[String]) {
+        for key in keys {
+            let events = history(client, key);
+            self.check_history(key, &events);
+            self.settled.insert(key.clone(), events);
         }
         let mut seen = HashMap::new();
         for (key, events) in &self.settled {
@@ -499,6 +518,11 @@ impl Book {
                 let other = seen.insert(event.value.as_str(), (key, event));
                 assert_eq!(other, None, "one command, two events: {key:?} {event:?}");
             }
+        }
+        let mut places = HashMap::new();
+        for (key, event) in self.settled.iter().flat_map(|(key, events)| events.iter().map(move |event| (key, event))) {
+            let other = places.insert(event.position, (key, event));
+            assert_eq!(other, None, "one position, two events: {key:?} {event:?}");
         }
         let late: Vec<_> = self.maybe.iter().filter(|value| !seen.contains_key(value.as_str())).cloned().collect();
         for value in late {
