@@ -205,18 +205,23 @@ impl Writer {
                 None => Until::Any(IDLE),
             };
             let news = self.shared.inbox.next(until, room);
+            let mut jobs = news.jobs;
             if let Some(ended) = news.ended {
                 self.on_its_way = false;
+                if ended.is_err() {
+                    // Until the log is open again may take as long as it likes.
+                    std::mem::take(&mut jobs).into_iter().for_each(|job| job.fail(UNAVAILABLE));
+                }
                 self.ended(&ended);
             }
-            let quiet = news.jobs.is_empty() && self.open.is_none() && !self.on_its_way;
+            let quiet = jobs.is_empty() && self.open.is_none() && !self.on_its_way;
             if quiet && news.closed {
                 break;
             }
             if quiet {
                 self.idle();
             }
-            self.add(news.jobs);
+            self.add(jobs);
             if !self.on_its_way
                 && let Some(group) = self.open.take()
             {
