@@ -253,12 +253,9 @@ impl TestApp {
         let is_read = matches!(method, "GET" | "HEAD");
         match self.settings.storage {
             Storage::Services => {
-                let path = path.split('?').next().unwrap_or_default();
-                let is_of_the_log =
-                    path.ends_with("/history") || path.ends_with("/as-of") || path == "/eventstore/ping";
-                let is_of_the_views = path.starts_with("/answers") || path == "/projection/ping";
-                let process = usize::from(is_read && is_of_the_views && !is_of_the_log);
-                self.processes[process].reached(0)
+                let segments: Vec<_> = path.split('?').next().unwrap_or_default().split('/').skip(1).collect();
+                let is_of_the_views = matches!(segments[..], ["answers"] | ["answers", _] | ["projection", "ping"]);
+                self.processes[usize::from(is_read && is_of_the_views)].reached(0)
             }
             _ if is_read => self.reached(self.addresses().len() - 1),
             _ => self.address(),
