@@ -388,7 +388,8 @@ impl Writer {
         let swept = Prepared { engine, batch, events: Vec::new(), next, answers: Vec::new() };
         let swept = self.committer.lock().finish(swept);
         if swept.is_err() {
-            self.reopen();
+            // An open group holds the database, too, and must go before it is opened again.
+            self.ended(&swept);
         }
     }
 }
