@@ -14,7 +14,7 @@ use super::engine::Engine;
 use super::inbox::Inbox;
 use super::start::{self, StartError};
 use super::tail::Tail;
-use super::writer::{Job, Work, Writer};
+use super::writer::{Job, UNAVAILABLE, Work, Writer};
 use super::{super::progress::Progress, Options};
 use crate::domain::answer::AnswerEventKind;
 use crate::domain::outcome::{IdempotencyKey, Kept, Refused};
@@ -65,7 +65,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn engine(&self) -> Result<Arc<Engine>, StoreError> {
-        self.engine.read().clone().ok_or(StoreError::Unavailable { what: "the event log", source: None })
+        self.engine.read().clone().ok_or(UNAVAILABLE)
     }
 
     /// The engine for a read: while the database is being opened again, reads wait.

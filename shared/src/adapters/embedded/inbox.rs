@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::writer::Job;
+use super::writer::{Job, UNAVAILABLE};
 use crate::ports::StoreError;
 
 /// How many jobs may wait for the writer.
@@ -57,7 +57,7 @@ impl Inbox {
     pub(super) fn push(&self, job: Job) -> Result<(), StoreError> {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
-            return Err(StoreError::Unavailable { what: "the event log", source: None });
+            return Err(UNAVAILABLE);
         }
         if waiting.jobs.len() >= QUEUE {
             return Err(StoreError::Busy);

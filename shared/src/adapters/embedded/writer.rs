@@ -42,7 +42,8 @@ const SWEEP_CLAIMS: usize = 1_000;
 /// How often a failed store is tried again.
 const REOPEN: Duration = Duration::from_millis(200);
 
-const UNAVAILABLE: StoreError = StoreError::Unavailable { what: "the event log", source: None };
+/// The log does not answer; nothing was done.
+pub(super) const UNAVAILABLE: StoreError = StoreError::Unavailable { what: "the event log", source: None };
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
