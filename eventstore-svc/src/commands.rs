@@ -16,10 +16,8 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use shared::clock;
-use shared::domain::answer::{
-    AnswerCommand, AnswerEvent, AnswerEventKind, AnswerState, Key, LastEvent, decide, evolve,
-};
-use shared::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome, Receipt, Refused};
+use shared::domain::answer::{AnswerCommand, AnswerEvent, AnswerState, Key, LastEvent, decide, evolve};
+use shared::domain::outcome::{Fingerprint, Happened, IdempotencyKey, Kept, Outcome, Receipt, Refused};
 use shared::domain::refusal::Refusal;
 use shared::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use shared::domain::time::Timestamp;
@@ -309,7 +307,8 @@ impl Inner {
                 Refusal::KeyNotFound => "key_not_found",
                 Refusal::NotMatched | Refusal::Matched => "precondition_failed",
             },
-            Err(_) => "failed",
+            // No command on an answer comes to that.
+            Ok(Outcome::Begun(_)) | Err(_) => "failed",
         };
         self.metrics.commands.with_label_values(&[verb, outcome]).inc();
     }
@@ -442,7 +441,7 @@ impl Inner {
             let Some(event) = plan.events.pop() else {
                 let refusal = plan.refusal().ok_or(StoreError::Conflict)?;
                 let refused = Refused { refusal, position: start.last.map(|last| last.position) };
-                return same_request(claim, self.outcomes.refuse(claim, refused).await?);
+                return same_request(claim, self.outcomes.keep(claim, Outcome::Refused(refused)).await?);
             };
             let kind = plan.kinds[0];
             let expected = ExpectedRevision::from(start.revision());
@@ -500,7 +499,7 @@ fn fail(run: Vec<Waiting>, error: &Error) {
 /// What a run of commands comes to on a state, before it is appended.
 struct Plan {
     events: Vec<NewEvent>,
-    kinds: Vec<AnswerEventKind>,
+    kinds: Vec<Happened>,
     /// When the last of the events is recorded.
     recorded_at: Timestamp,
     /// The revision of the first: where it is expected, then where it was stored.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::clock;
-use shared::domain::projection::{Unprojectable, project};
+use shared::domain::projection::{Changes, Unprojectable, project};
 use shared::domain::stream::RecordedEvent;
 use shared::http::lifecycle::Lifecycle;
 use shared::metrics::Metrics;
@@ -158,7 +158,7 @@ impl Projector {
     /// still written.
     async fn project(&self, from: Checkpoint, batch: Batch) -> Result<Checkpoint, Failure> {
         let oldest = batch.events.first().map(|event| event.event.metadata.recorded_at);
-        let mut changes = Vec::with_capacity(batch.events.len());
+        let mut changes = Changes::default();
         let mut stuck = None;
         let mut to = batch.checkpoint;
         for event in &batch.events {

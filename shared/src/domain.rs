@@ -2,6 +2,8 @@
 //! what the events mean. No async, I/O, clock or HTTP.
 
 pub mod answer;
+pub mod filter;
+pub mod log_event;
 pub mod outcome;
 pub mod projection;
 pub mod refusal;

@@ -9,8 +9,10 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::domain::answer::{Answer, Key};
-use crate::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome, Refused};
-use crate::domain::projection::Change;
+use crate::domain::filter::{Field, Filter};
+use crate::domain::log_event::{LogEvent, Rejection, Session};
+use crate::domain::outcome::{Fingerprint, Happened, IdempotencyKey, Kept, Outcome};
+use crate::domain::projection::{Changes, EventChange};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
 
@@ -93,6 +95,14 @@ pub struct Appended {
     pub positions: Vec<Position>,
 }
 
+/// Events to append to a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    pub stream: StreamId,
+    pub expected: ExpectedRevision,
+    pub events: Vec<NewEvent>,
+}
+
 /// Streams of events: append and read.
 #[async_trait]
 pub trait EventStore: Send + Sync {
@@ -136,6 +146,25 @@ pub trait EventStore: Send + Sync {
     /// # Errors
     /// `Corrupt` if it cannot be read.
     async fn last(&self, stream: &StreamId) -> Result<Option<RecordedEvent>, StoreError>;
+
+    /// The event of ours that is recorded exactly at this position; none if there is
+    /// none, also where the position is another application's, between two events or
+    /// beyond the end. It costs one look, not a scan.
+    ///
+    /// # Errors
+    /// `Corrupt` if it cannot be read; `Unavailable` if the store does not answer, never
+    /// for a position that holds nothing.
+    async fn at(&self, position: Position) -> Result<Option<RecordedEvent>, StoreError>;
+
+    /// Appends to streams of their own, each append by itself: some may be stored and
+    /// others not. The outcomes are in the order of the appends. Stores that write what
+    /// comes together in one go do so.
+    async fn append_each(&self, appends: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        let appends = appends
+            .into_iter()
+            .map(|Append { stream, expected, events }| async move { self.append(&stream, expected, events).await });
+        futures::future::join_all(appends).await
+    }
 }
 
 /// An append under an `Idempotency-Key`: appended now, or already taken.
@@ -176,11 +205,12 @@ pub trait Outcomes: Send + Sync {
         stream: &StreamId,
         expected: ExpectedRevision,
         event: NewEvent,
-        kind: crate::domain::answer::AnswerEventKind,
+        kind: Happened,
     ) -> Result<ClaimedAppend, StoreError>;
 
-    /// Keeps a refusal. Answers with the outcome that stands.
-    async fn refuse(&self, claim: &Claim, refused: Refused) -> Result<Kept, StoreError>;
+    /// Keeps an outcome that appends nothing: a refusal, or the beginning of a request
+    /// that causes many events. Answers with the outcome that stands.
+    async fn keep(&self, claim: &Claim, outcome: Outcome) -> Result<Kept, StoreError>;
 }
 
 /// How far a reader of the log has come. (c, p) as EventStoreDB gives them: it
@@ -294,6 +324,167 @@ pub trait ViewReader: Send + Sync {
     async fn checkpoint(&self) -> Result<Checkpoint, StoreError>;
 }
 
+/// A log event of the read store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    pub event: Arc<LogEvent>,
+    /// Of the event behind it.
+    pub revision: Revision,
+    /// Of the event behind it.
+    pub position: Position,
+}
+
+/// By what a log event is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventRef {
+    Id(Uuid),
+    /// The integer id of older clients.
+    Number(u64),
+}
+
+/// The order of log events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    pub by: SortKey,
+    pub descending: bool,
+    pub ties: Ties,
+}
+
+/// What log events are sorted by; null is lowest, texts compare by their bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SortKey {
+    Timestamp,
+    CreatedAt,
+    Name,
+    Category,
+    Number,
+}
+
+/// How log events are ordered that are sorted alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ties {
+    /// By id, in the direction of the order.
+    Id,
+    /// By integer id, always ascending.
+    Number,
+}
+
+/// A place in an order, behind an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub key: Sorted,
+    /// That of the event; its integer id where ties are ordered by that.
+    pub id: Uuid,
+    pub number: u64,
+}
+
+/// The value of a sort key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sorted {
+    Time(Timestamp),
+    Text(Option<String>),
+    Number(u64),
+}
+
+/// Where a page begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum From {
+    Start,
+    /// Costs the same however deep it is.
+    Behind(Place),
+    /// So many events on: for clients that count pages.
+    Skip(u64),
+}
+
+/// Which log events to list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventsQuery {
+    pub filter: Filter,
+    pub order: Order,
+    pub from: From,
+    /// At least 1.
+    pub limit: usize,
+}
+
+/// Log events in the order that was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventsPage {
+    pub events: Vec<Record>,
+    /// Whether there are more behind them.
+    pub more: bool,
+}
+
+/// What to count.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatsQuery {
+    pub filter: Filter,
+    /// The length of a bucket, in microseconds; buckets start at its multiples since 1970.
+    pub interval: i64,
+    /// Any member but `data` and `ce`.
+    pub by: Field,
+    /// At least 1: with more rows than this the answer is `None`.
+    pub limit: usize,
+}
+
+/// How many events have a value in a time bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatsRow {
+    pub start: Timestamp,
+    /// The member's text as it is read; none where it is missing.
+    pub value: Option<String>,
+    pub count: u64,
+}
+
+/// Which sessions or rejections to list, by when they were recorded, ties by id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListQuery {
+    pub descending: bool,
+    pub behind: Option<(Timestamp, Uuid)>,
+    /// At least 1.
+    pub limit: usize,
+}
+
+/// Things in an order, and whether there are more behind them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    pub found: Vec<T>,
+    pub more: bool,
+}
+
+/// The event log in the read store, read. Pages may end before their limit to stay
+/// within some megabytes; `more` says so.
+#[async_trait]
+pub trait LogReader: Send + Sync {
+    /// A log event that is not deleted.
+    async fn event(&self, which: EventRef) -> Result<Seen<Option<Record>>, StoreError>;
+
+    /// A page of log events.
+    async fn events(&self, query: EventsQuery) -> Result<Seen<EventsPage>, StoreError>;
+
+    /// How many log events there are.
+    async fn count(&self, filter: &Filter) -> Result<Seen<u64>, StoreError>;
+
+    /// How many there are in each time bucket with each value of a member, in that
+    /// order, nulls first; none if there are more rows than the limit.
+    async fn stats(&self, query: StatsQuery) -> Result<Seen<Option<Vec<StatsRow>>>, StoreError>;
+
+    /// The latest change of each log event whose latest change lies behind a position,
+    /// in the order of these, deletions too. None lies beyond the position that is seen.
+    async fn changes(&self, after: Position, limit: usize) -> Result<Seen<Vec<EventChange>>, StoreError>;
+
+    /// A session.
+    async fn session(&self, id: Uuid) -> Result<Seen<Option<Arc<Session>>>, StoreError>;
+
+    /// A page of sessions.
+    async fn sessions(&self, query: ListQuery) -> Result<Seen<Page<Arc<Session>>>, StoreError>;
+
+    /// A rejection, by its integer id.
+    async fn rejection(&self, number: u64) -> Result<Seen<Option<Arc<Rejection>>>, StoreError>;
+
+    /// A page of rejections.
+    async fn rejections(&self, query: ListQuery) -> Result<Seen<Page<Arc<Rejection>>>, StoreError>;
+}
+
 /// The read store, written by one projector at a time.
 #[async_trait]
 pub trait ViewWriter: Send + Sync {
@@ -315,7 +506,7 @@ pub trait ViewWriter: Send + Sync {
     /// # Errors
     /// `Conflict` if the checkpoint is not at `from`, or if it is no longer this
     /// process's turn: resume.
-    async fn apply(&self, from: Checkpoint, changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError>;
+    async fn apply(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError>;
 
     /// Returns when the views were put back by something other than `apply`, or when
     /// it is another process's turn, so that the projector must resume; else never.
@@ -331,7 +522,7 @@ pub trait Health: Send + Sync {
 }
 
 /// An outcome as it is kept for a claim that appended.
-pub fn done(kind: crate::domain::answer::AnswerEventKind, appended: &Appended) -> Outcome {
+pub fn done(kind: Happened, appended: &Appended) -> Outcome {
     Outcome::Done(crate::domain::outcome::Receipt {
         event: kind,
         revision: appended.first,

@@ -8,8 +8,8 @@ use axum::http::request::Parts;
 use axum::http::{Request, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use shared::domain::answer::{AnswerCommand, AnswerEventKind, Ask, Condition, Key};
-use shared::domain::outcome::Outcome;
+use shared::domain::answer::{AnswerCommand, Ask, Condition, Key};
+use shared::domain::outcome::{Happened, Outcome};
 use shared::error::Error;
 use shared::http::body::{self, MAX_BODY_BYTES};
 use shared::http::error::ApiError;
@@ -125,21 +125,22 @@ fn respond(outcome: Outcome) -> Result<Response, ApiError> {
     let receipt = match outcome {
         Outcome::Done(receipt) => receipt,
         Outcome::Refused(refused) => return Err(Error::Refused(refused).into()),
+        Outcome::Begun(_) => return Err(Error::KeyReused.into()),
     };
     let (status, body) = done(receipt.event);
     let tell = Tell { revision: Some(receipt.revision), position: Some(receipt.position) };
     Ok(with(status, Some(JSON), Body::from(body), tell))
 }
 
-fn done(event: AnswerEventKind) -> (StatusCode, &'static str) {
+fn done(event: Happened) -> (StatusCode, &'static str) {
     match event {
-        AnswerEventKind::Created => (StatusCode::CREATED, r#"{"ok":"AnswerCreatedEvent"}"#),
-        AnswerEventKind::Updated => (StatusCode::OK, r#"{"ok":"AnswerUpdatedEvent"}"#),
-        AnswerEventKind::Deleted => (StatusCode::OK, r#"{"ok":"AnswerDeletedEvent"}"#),
+        Happened::Created => (StatusCode::CREATED, r#"{"ok":"AnswerCreatedEvent"}"#),
+        Happened::Updated => (StatusCode::OK, r#"{"ok":"AnswerUpdatedEvent"}"#),
+        Happened::Deleted => (StatusCode::OK, r#"{"ok":"AnswerDeletedEvent"}"#),
     }
 }
 
 /// The status that an event is answered with.
-pub(crate) fn status_of(event: AnswerEventKind) -> u16 {
+pub(crate) fn status_of(event: Happened) -> u16 {
     done(event).0.as_u16()
 }

@@ -141,6 +141,7 @@ async fn begin(commands: &Commands, key: Option<&IdempotencyKey>, line: Line) ->
             Box::pin(async move {
                 match outcome.await? {
                     Outcome::Refused(refused) => Err(Error::Refused(refused).into()),
+                    Outcome::Begun(_) => Err(Error::KeyReused.into()),
                     done @ Outcome::Done(_) => Ok(done),
                 }
             })
@@ -321,7 +322,7 @@ fn write_line(text: &mut Vec<u8>, result: Result_) {
             position: Some(receipt.position.0),
         },
         // `begin` turns refusals into errors.
-        Ok(Outcome::Refused(_)) => return,
+        Ok(Outcome::Refused(_) | Outcome::Begun(_)) => return,
         Err(error) => LineJson {
             status: error.status().as_u16(),
             ok: None,

@@ -57,6 +57,10 @@ impl EventStore for Counting {
         self.events.read(stream, from, direction, limit).await
     }
 
+    async fn at(&self, position: Position) -> Result<Option<RecordedEvent>, StoreError> {
+        self.events.at(position).await
+    }
+
     async fn last(&self, stream: &StreamId) -> Result<Option<RecordedEvent>, StoreError> {
         self.events.last(stream).await
     }
@@ -90,7 +94,7 @@ async fn execute(commands: &Commands, command: AnswerCommand) -> Result<Outcome,
 fn revision(outcome: Result<Outcome, Error>) -> u64 {
     match outcome.expect("an outcome") {
         Outcome::Done(receipt) => receipt.revision.0,
-        Outcome::Refused(refused) => panic!("{refused:?}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -13,7 +13,7 @@ use projector_svc::watch::Watch;
 use shared::adapters::memory::{MemoryEvents, MemoryViews};
 use shared::clock;
 use shared::domain::answer::{AnswerEvent, Key};
-use shared::domain::projection::Change;
+use shared::domain::projection::Changes;
 use shared::domain::stream::{ExpectedRevision, Position, StreamId};
 use shared::http::lifecycle::Lifecycle;
 use shared::metrics::{Metrics, Part};
@@ -80,7 +80,7 @@ impl ViewWriter for Views {
         self.views.resume(log, end).await
     }
 
-    async fn apply(&self, from: Checkpoint, changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError> {
+    async fn apply(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
         self.humour().await?;
         self.applied.fetch_add(1, Ordering::Relaxed);
         self.views.apply(from, changes, to).await

@@ -32,8 +32,7 @@ use link::{Link, WHAT};
 use node::{Begin, Transport};
 use settings::Settings;
 
-use crate::domain::answer::AnswerEventKind;
-use crate::domain::outcome::{IdempotencyKey, Kept, Refused};
+use crate::domain::outcome::{Happened, IdempotencyKey, Kept, Outcome};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
 use crate::metrics::EsdbMetrics;
@@ -117,6 +116,10 @@ impl EventStore for EsdbEvents {
         let last = self.link().read(stream, Begin::End, Direction::Backwards, 1).await?;
         Ok(last.into_iter().next())
     }
+
+    async fn at(&self, _position: Position) -> Result<Option<RecordedEvent>, StoreError> {
+        Err(StoreError::Unavailable { what: link::WHAT, source: None })
+    }
 }
 
 #[async_trait]
@@ -131,13 +134,13 @@ impl Outcomes for EsdbEvents {
         stream: &StreamId,
         expected: ExpectedRevision,
         event: NewEvent,
-        kind: AnswerEventKind,
+        kind: Happened,
     ) -> Result<ClaimedAppend, StoreError> {
         self.0.claims.append(claim, stream, expected, event, kind).await
     }
 
-    async fn refuse(&self, claim: &Claim, refused: Refused) -> Result<Kept, StoreError> {
-        self.0.claims.refuse(claim, refused).await
+    async fn keep(&self, claim: &Claim, outcome: Outcome) -> Result<Kept, StoreError> {
+        self.0.claims.keep(claim, outcome).await
     }
 }
 

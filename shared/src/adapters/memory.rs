@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::progress::Progress;
-use crate::domain::answer::{Answer, AnswerEventKind, Key};
-use crate::domain::outcome::{IdempotencyKey, Kept, Outcome, Refused};
-use crate::domain::projection::Change;
+use crate::domain::answer::{Answer, Key};
+use crate::domain::outcome::{Happened, IdempotencyKey, Kept, Outcome};
+use crate::domain::projection::{AnswerChange, Changes};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
@@ -138,6 +138,12 @@ impl EventStore for MemoryEvents {
         let state = self.0.state.lock();
         Ok(state.of_stream(stream).last().map(|place| state.log[*place].clone()))
     }
+
+    async fn at(&self, position: Position) -> Result<Option<RecordedEvent>, StoreError> {
+        let state = self.0.state.lock();
+        let place = usize::try_from(position.0).ok().and_then(|position| position.checked_sub(1));
+        Ok(place.and_then(|place| state.log.get(place).cloned()))
+    }
 }
 
 #[async_trait]
@@ -152,7 +158,7 @@ impl Outcomes for MemoryEvents {
         stream: &StreamId,
         expected: ExpectedRevision,
         event: NewEvent,
-        kind: AnswerEventKind,
+        kind: Happened,
     ) -> Result<ClaimedAppend, StoreError> {
         let mut state = self.0.state.lock();
         if let Some(kept) = self.find_kept(&state, &claim.key, claim.at) {
@@ -165,12 +171,12 @@ impl Outcomes for MemoryEvents {
         Ok(ClaimedAppend::Appended(appended))
     }
 
-    async fn refuse(&self, claim: &Claim, refused: Refused) -> Result<Kept, StoreError> {
+    async fn keep(&self, claim: &Claim, outcome: Outcome) -> Result<Kept, StoreError> {
         let mut state = self.0.state.lock();
         if let Some(kept) = self.find_kept(&state, &claim.key, claim.at) {
             return Ok(kept);
         }
-        let kept = Kept { fingerprint: claim.fingerprint, outcome: Outcome::Refused(refused) };
+        let kept = Kept { fingerprint: claim.fingerprint, outcome };
         state.outcomes.insert(claim.key.clone(), (claim.at, kept));
         Ok(kept)
     }
@@ -282,13 +288,15 @@ impl ViewWriter for MemoryViews {
         Ok(self.rows.read().checkpoint)
     }
 
-    async fn apply(&self, from: Checkpoint, changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError> {
+    async fn apply(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
         let mut rows = self.rows.write();
         let seen = rows.checkpoint;
         if seen != from {
             return Err(StoreError::Conflict);
         }
-        for Change { key, value, revision, .. } in changes.into_iter().filter(|new| !seen.has_reached(new.position)) {
+        for AnswerChange { key, value, revision, .. } in
+            changes.answers.into_iter().filter(|new| !seen.has_reached(new.position))
+        {
             match value {
                 Some(value) => rows.answers.insert(key.clone(), Answer { key, value, revision }),
                 None => rows.answers.remove(&key),

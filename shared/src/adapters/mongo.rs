@@ -26,7 +26,7 @@ pub use connection::{InvalidUrl, Login, Options, Serves};
 
 use super::progress::Progress;
 use crate::domain::answer::{Answer, Key};
-use crate::domain::projection::{Change, fold};
+use crate::domain::projection::{AnswerChange, Changes, fold};
 use crate::domain::stream::Position;
 use crate::ports::{AnswersPage, AnswersQuery, Checkpoint, Health, LogId, Seen, StoreError, ViewReader, ViewWriter};
 use connection::Connection;
@@ -230,7 +230,7 @@ impl Inner {
     }
 
     /// Writes rows, then the checkpoint.
-    async fn write(&self, turn: &Turn, changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError> {
+    async fn write(&self, turn: &Turn, changes: Vec<AnswerChange>, to: Checkpoint) -> Result<(), StoreError> {
         let database = self.database().await?;
         let removed = changes.iter().filter(|change| change.value.is_none()).map(|change| change.position).max();
         if let Some(removed) = removed
@@ -346,7 +346,7 @@ impl ViewWriter for MongoViews {
         Ok(checkpoint)
     }
 
-    async fn apply(&self, from: Checkpoint, mut changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError> {
+    async fn apply(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
         let turn = self.0.turn.borrow().clone().ok_or(StoreError::Conflict)?;
         if turn.at != from {
             return Err(StoreError::Conflict);
@@ -354,6 +354,7 @@ impl ViewWriter for MongoViews {
         if to <= from {
             return Ok(());
         }
+        let mut changes = changes.answers;
         changes.retain(|change| !from.has_reached(change.position));
         fold(&mut changes);
         match self.0.write(&turn, changes, to).await {

@@ -6,8 +6,7 @@ use uuid::Uuid;
 
 use super::{event, fresh_stream, soon};
 use crate::clock;
-use crate::domain::answer::AnswerEventKind;
-use crate::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome, Receipt, Refused};
+use crate::domain::outcome::{Fingerprint, Happened, IdempotencyKey, Kept, Outcome, Receipt, Refused};
 use crate::domain::refusal::Refusal;
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, Revision, StreamId};
 use crate::domain::time::Timestamp;
@@ -53,7 +52,7 @@ fn later() -> Timestamp {
     Timestamp::from_micros(clock::now().micros() + AGES)
 }
 
-fn kept(print: u8, kind: AnswerEventKind, appended: &Appended) -> Kept {
+fn kept(print: u8, kind: Happened, appended: &Appended) -> Kept {
     let receipt = Receipt { event: kind, revision: appended.first, position: appended.positions[0] };
     Kept { fingerprint: Fingerprint([print; 32]), outcome: Outcome::Done(receipt) }
 }
@@ -80,7 +79,7 @@ impl Claims {
         expected: ExpectedRevision,
         event: NewEvent,
     ) -> Result<ClaimedAppend, StoreError> {
-        let append = self.outcomes.append(claim, stream, expected, event, AnswerEventKind::Updated);
+        let append = self.outcomes.append(claim, stream, expected, event, Happened::Updated);
         soon("an append under a key", append).await
     }
 
@@ -99,7 +98,7 @@ impl Claims {
     }
 
     async fn refuse(&self, claim: &Claim, why: Refused) -> Kept {
-        soon("a refusal", self.outcomes.refuse(claim, why)).await.expect("a refusal is kept")
+        soon("a refusal", self.outcomes.keep(claim, Outcome::Refused(why))).await.expect("a refusal is kept")
     }
 
     async fn length(&self, stream: &StreamId) -> usize {
@@ -111,20 +110,20 @@ impl Claims {
         assert_eq!(self.find(&key).await, None, "nothing is kept under a new key");
         let new = event("claimed");
         let made = claim(&key, 1);
-        let append = self.outcomes.append(&made, &stream, NoStream, new.clone(), AnswerEventKind::Created);
+        let append = self.outcomes.append(&made, &stream, NoStream, new.clone(), Happened::Created);
         let Ok(ClaimedAppend::Appended(appended)) = append.await else { panic!("a free key takes an append") };
         assert_eq!((appended.first, appended.positions.len()), (Revision::FIRST, 1), "one event was appended");
         let last = self.store.last(&stream).await.expect("read").expect("the event is there");
         assert_eq!((last.position, last.event), (appended.positions[0], new), "the event stands where it was said");
-        assert_eq!(self.find(&key).await, Some(kept(1, AnswerEventKind::Created, &appended)), "the kept outcome");
+        assert_eq!(self.find(&key).await, Some(kept(1, Happened::Created, &appended)), "the kept outcome");
 
         let (second, third) = (fresh(), fresh());
         let appended = self.append(&claim(&second, 2), &stream, Exact(Revision(0))).await;
-        assert_eq!(self.find(&second).await, Some(kept(2, AnswerEventKind::Updated, &appended)));
+        assert_eq!(self.find(&second).await, Some(kept(2, Happened::Updated, &appended)));
         let made = claim(&third, 3);
-        let append = self.outcomes.append(&made, &stream, Exact(Revision(1)), event(""), AnswerEventKind::Deleted);
+        let append = self.outcomes.append(&made, &stream, Exact(Revision(1)), event(""), Happened::Deleted);
         let Ok(ClaimedAppend::Appended(appended)) = append.await else { panic!("a free key takes an append") };
-        assert_eq!(self.find(&third).await, Some(kept(3, AnswerEventKind::Deleted, &appended)));
+        assert_eq!(self.find(&third).await, Some(kept(3, Happened::Deleted, &appended)));
     }
 
     async fn a_refusal_is_kept(&self) {
@@ -145,7 +144,7 @@ impl Claims {
     async fn a_taken_key_stays_taken(&self) {
         let (key, stream, other) = (fresh(), fresh_stream(), fresh_stream());
         let appended = self.append(&claim(&key, 1), &stream, NoStream).await;
-        let stands = kept(1, AnswerEventKind::Updated, &appended);
+        let stands = kept(1, Happened::Updated, &appended);
         for print in [1, 2] {
             let late = claim(&key, print);
             assert_eq!(self.taken(&late, &stream, Exact(Revision(0))).await, stands, "the same stream");
@@ -172,7 +171,7 @@ impl Claims {
         }
         assert_eq!(self.length(&stream).await, 1, "a conflict appends nothing");
         let appended = self.append(&claim(&key, 2), &stream, Exact(Revision(0))).await;
-        assert_eq!(self.find(&key).await, Some(kept(2, AnswerEventKind::Updated, &appended)), "the key was free");
+        assert_eq!(self.find(&key).await, Some(kept(2, Happened::Updated, &appended)), "the key was free");
 
         let key = fresh();
         let conflict = self.try_append(&claim(&key, 1), &stream, NoStream, event("stale")).await;
@@ -188,7 +187,7 @@ impl Claims {
             assert_eq!(self.find(key).await, None, "{key:?} is free while others are taken");
             if print % 2 == 0 {
                 let appended = self.append(&claim(key, print), &fresh_stream(), NoStream).await;
-                assert_eq!(self.find(key).await, Some(kept(print, AnswerEventKind::Updated, &appended)));
+                assert_eq!(self.find(key).await, Some(kept(print, Happened::Updated, &appended)));
             } else {
                 self.refuse(&claim(key, print), NOT_FOUND).await;
             }
@@ -235,7 +234,7 @@ impl Claims {
         for racer in racers {
             match racer.await.expect("a racer ends") {
                 (print, ClaimedAppend::Appended(appended)) => {
-                    won.push(kept(print, AnswerEventKind::Updated, &appended));
+                    won.push(kept(print, Happened::Updated, &appended));
                 }
                 (_, ClaimedAppend::Taken(kept)) => told.push(kept),
             }
@@ -273,7 +272,7 @@ impl Claims {
         let at = later();
         let again = Claim { at, ..claim(&appended, 2) };
         let new = self.append(&again, &stream, Exact(Revision(0))).await;
-        let renewed = kept(2, AnswerEventKind::Updated, &new);
+        let renewed = kept(2, Happened::Updated, &new);
         assert_eq!(self.find_at(&appended, at).await, Some(renewed), "then the key is free again");
         assert_eq!(self.taken(&again, &stream, Exact(Revision(1))).await, renewed, "and taken again");
         let again = Claim { at, ..claim(&refusal, 2) };

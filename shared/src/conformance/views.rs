@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{DEADLINE, soon};
 use crate::domain::answer::{Answer, Key};
-use crate::domain::projection::Change;
+use crate::domain::projection::{AnswerChange, Changes};
 use crate::domain::stream::{Position, Revision};
 use crate::ports::{AnswersQuery, Checkpoint, LogId, StoreError, ViewReader, ViewWriter};
 
@@ -68,9 +68,9 @@ fn number_in(answer: &Answer) -> u64 {
 
 impl Views {
     /// Changes in the order of the log, with gaps between them.
-    fn changes(&self, changes: &[(&Key, Option<&str>)]) -> Vec<Change> {
+    fn changes(&self, changes: &[(&Key, Option<&str>)]) -> Vec<AnswerChange> {
         let positions = (1..).map(|step| Position(self.at.position().0 + 3 * step));
-        let change = |((key, value), position): (&(&Key, Option<&str>), Position)| Change {
+        let change = |((key, value), position): (&(&Key, Option<&str>), Position)| AnswerChange {
             key: (*key).clone(),
             value: value.map(Into::into),
             revision: Revision(position.0 / 2),
@@ -80,10 +80,10 @@ impl Views {
     }
 
     /// Applies changes and moves on behind the last.
-    async fn apply(&mut self, changes: &[(&Key, Option<&str>)]) -> Vec<Change> {
+    async fn apply(&mut self, changes: &[(&Key, Option<&str>)]) -> Vec<AnswerChange> {
         let changes = self.changes(changes);
         let to = changes.last().map_or(self.at, |last| Checkpoint::at(last.position));
-        soon("apply", self.writer.apply(self.at, changes.clone(), to)).await.expect("applied");
+        soon("apply", self.writer.apply(self.at, changes.clone().into(), to)).await.expect("applied");
         self.at = to;
         soon("the position that was applied", self.reader.reached(to.position())).await.expect("reached");
         changes
@@ -98,7 +98,7 @@ impl Views {
         })
     }
 
-    async fn holds(&self, change: &Change, why: &str) {
+    async fn holds(&self, change: &AnswerChange, why: &str) {
         let expected = change.value.clone().map(|value| (value, change.revision));
         assert_eq!(self.answer(&change.key).await, expected, "{why}");
     }
@@ -166,7 +166,7 @@ impl Views {
         self.checkpoint_is(self.at, "where nothing changed").await;
         // Events that change nothing move the checkpoint too.
         let to = Checkpoint::at(Position(self.at.position().0 + 10));
-        self.writer.apply(self.at, Vec::new(), to).await.expect("applied");
+        self.writer.apply(self.at, Changes::default(), to).await.expect("applied");
         self.at = to;
         soon("a position without changes", self.reader.reached(to.position())).await.expect("reached");
         self.checkpoint_is(self.at, "behind events that change nothing").await;
@@ -180,7 +180,7 @@ impl Views {
         let to = Checkpoint::at(late[0].position);
         let ahead = Checkpoint::at(Position(self.at.position().0 + 1));
         for from in [before, Checkpoint::START, ahead, to] {
-            let applied = soon("apply", self.writer.apply(from, late.clone(), to)).await;
+            let applied = soon("apply", self.writer.apply(from, late.clone().into(), to)).await;
             assert!(matches!(applied, Err(StoreError::Conflict)), "from {from:?}: {applied:?}");
             self.checkpoint_is(self.at, "after a conflict").await;
             self.holds(&put[0], "a conflict changes nothing").await;
@@ -192,13 +192,13 @@ impl Views {
         let put = self.apply(&[(&a, Some("1")), (&b, Some("1"))]).await;
         let removed = self.apply(&[(&b, None)]).await;
         let mut again = vec![
-            Change { value: Some("late".into()), ..put[0].clone() },
-            Change { value: Some("late".into()), ..put[1].clone() },
-            Change { value: Some("late".into()), ..removed[0].clone() },
+            AnswerChange { value: Some("late".into()), ..put[0].clone() },
+            AnswerChange { value: Some("late".into()), ..put[1].clone() },
+            AnswerChange { value: Some("late".into()), ..removed[0].clone() },
         ];
         again.extend(self.changes(&[(&new, Some("1"))]));
         let to = Checkpoint::at(again[3].position);
-        self.writer.apply(self.at, again.clone(), to).await.expect("applied");
+        self.writer.apply(self.at, again.clone().into(), to).await.expect("applied");
         self.at = to;
         soon("the position that was applied", self.reader.reached(to.position())).await.expect("reached");
         self.holds(&put[0], "a position that was reached puts nothing").await;
@@ -410,7 +410,7 @@ impl Views {
             // From one change to all keys in one apply, now and then a key twice.
             let some = (0..=(round * 7 % 10)).map(|at| ((round + at) % RACED_KEYS, at)).zip(begin..);
             let changes: Vec<_> = some
-                .map(|((at, twice), position)| Change {
+                .map(|((at, twice), position)| AnswerChange {
                     key: race.keys[at].clone(),
                     value: (!(race.is_removed(at) && (round + twice) % 3 == 0)).then(|| position.to_string().into()),
                     revision: Revision(position),
@@ -423,7 +423,7 @@ impl Views {
                 let at = race.keys.iter().position(|key| *key == change.key).expect("a raced key");
                 race.due[at].store(change.position.0, Ordering::SeqCst);
             }
-            soon("apply", self.writer.apply(self.at, changes, to)).await.expect("applied");
+            soon("apply", self.writer.apply(self.at, changes.into(), to)).await.expect("applied");
             self.at = to;
             if round % 16 == 0 {
                 tokio::task::yield_now().await;

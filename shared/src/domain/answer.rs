@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::outcome::Happened;
 use super::refusal::Refusal;
 use super::stream::{Metadata, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use super::time::Timestamp;
@@ -227,16 +228,8 @@ pub enum AnswerEvent {
     Deleted { key: Key },
 }
 
-/// The three things that can happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AnswerEventKind {
-    Created,
-    Updated,
-    Deleted,
-}
-
-impl AnswerEventKind {
+/// How an answer calls what happened to it.
+impl Happened {
     /// The stored type, which clients see too.
     pub fn name(self) -> &'static str {
         match self {
@@ -284,11 +277,11 @@ pub enum UnreadableEvent {
 
 impl AnswerEvent {
     /// What happened.
-    pub fn kind(&self) -> AnswerEventKind {
+    pub fn kind(&self) -> Happened {
         match self {
-            Self::Created { .. } => AnswerEventKind::Created,
-            Self::Updated { .. } => AnswerEventKind::Updated,
-            Self::Deleted { .. } => AnswerEventKind::Deleted,
+            Self::Created { .. } => Happened::Created,
+            Self::Updated { .. } => Happened::Updated,
+            Self::Deleted { .. } => Happened::Deleted,
         }
     }
 
@@ -326,7 +319,7 @@ impl AnswerEvent {
     /// promises, or it stands in another key's stream.
     pub fn from_recorded(recorded: &RecordedEvent) -> Result<Self, UnreadableEvent> {
         let NewEvent { kind, data, metadata, .. } = &recorded.event;
-        let kind = AnswerEventKind::from_name(kind).ok_or_else(|| UnreadableEvent::Kind(kind.to_string()))?;
+        let kind = Happened::from_name(kind).ok_or_else(|| UnreadableEvent::Kind(kind.to_string()))?;
         if metadata.schema != SCHEMA {
             return Err(UnreadableEvent::Schema(metadata.schema));
         }
@@ -336,9 +329,9 @@ impl AnswerEvent {
             return Err(UnreadableEvent::Stream(key.to_string()));
         }
         Ok(match kind {
-            AnswerEventKind::Created => Self::Created { key, value: value.into() },
-            AnswerEventKind::Updated => Self::Updated { key, value: value.into() },
-            AnswerEventKind::Deleted => Self::Deleted { key },
+            Happened::Created => Self::Created { key, value: value.into() },
+            Happened::Updated => Self::Updated { key, value: value.into() },
+            Happened::Deleted => Self::Deleted { key },
         })
     }
 }
@@ -393,8 +386,8 @@ pub fn decide(state: &AnswerState, command: &AnswerCommand) -> Result<AnswerEven
 }
 
 /// The state after an event of this kind, which is now the stream's last.
-pub fn evolve(kind: AnswerEventKind, last: LastEvent) -> AnswerState {
-    AnswerState { last: Some(last), live: kind != AnswerEventKind::Deleted }
+pub fn evolve(kind: Happened, last: LastEvent) -> AnswerState {
+    AnswerState { last: Some(last), live: kind != Happened::Deleted }
 }
 
 #[cfg(test)]
@@ -409,7 +402,7 @@ mod tests {
         Value::parse(text).expect("valid")
     }
 
-    fn given(kinds: &[AnswerEventKind]) -> AnswerState {
+    fn given(kinds: &[Happened]) -> AnswerState {
         kinds.iter().zip(0..).fold(AnswerState::default(), |_, (kind, n)| {
             let last =
                 LastEvent { revision: Revision(n), position: Position(n + 1), recorded_at: Timestamp::default() };
@@ -417,15 +410,15 @@ mod tests {
         })
     }
 
-    fn when(state: AnswerState, ask: Ask) -> Result<AnswerEventKind, Refusal> {
+    fn when(state: AnswerState, ask: Ask) -> Result<Happened, Refusal> {
         when_if(state, ask, Condition::default())
     }
 
-    fn when_if(state: AnswerState, ask: Ask, condition: Condition) -> Result<AnswerEventKind, Refusal> {
+    fn when_if(state: AnswerState, ask: Ask, condition: Condition) -> Result<Happened, Refusal> {
         decide(&state, &AnswerCommand { key: key(), ask, condition }).map(|event| event.kind())
     }
 
-    use AnswerEventKind::{Created, Deleted, Updated};
+    use Happened::{Created, Deleted, Updated};
 
     #[test]
     fn the_documented_sequences_are_allowed() {

@@ -1,10 +1,11 @@
 //! What a command came to, as it is answered and, under an `Idempotency-Key`, kept.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use super::answer::AnswerEventKind;
 use super::refusal::Refusal;
 use super::stream::{Position, Revision};
+use super::time::Timestamp;
 
 /// A command that was carried out, or refused by the state that it met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,13 +15,36 @@ pub enum Outcome {
     Done(Receipt),
     /// Why not.
     Refused(Refused),
+    /// A request that causes events in streams of their own has begun: whoever repeats
+    /// it causes the same ones, and only those that are missing.
+    Begun(Begun),
+}
+
+/// All that a repetition needs to cause the same events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Random; every id of the request's events comes from it.
+    pub seed: Uuid,
+    /// When it began: what is decided by the time goes by this.
+    pub at: Timestamp,
+    /// Whether it is recorded as a rejection, where that was up to the state of the log.
+    pub rejected: bool,
+}
+
+/// What happened to an answer or a log event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Happened {
+    Created,
+    Updated,
+    Deleted,
 }
 
 /// The event that a command caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// What happened.
-    pub event: AnswerEventKind,
+    pub event: Happened,
     /// Its revision.
     pub revision: Revision,
     /// Its position.

@@ -2,12 +2,103 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::answer::{AnswerEvent, Key, UnreadableEvent};
-use super::stream::{Position, RecordedEvent, Revision, StreamId};
+use super::log_event::{LogEvent, Rejection, Session, event_after};
+use super::stream::{Position, RecordedEvent, Revision, StreamId, Subject};
 
 /// One absolute change of the read store, so that a replay lands in the same place.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Answer(AnswerChange),
+    Log(LogChange),
+}
+
+/// Changes that belong together, each kind in the order of the log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    pub answers: Vec<AnswerChange>,
+    pub log: Vec<LogChange>,
+}
+
+impl Changes {
+    /// Adds one behind the others.
+    pub fn push(&mut self, change: Change) {
+        match change {
+            Change::Answer(change) => self.answers.push(change),
+            Change::Log(change) => self.log.push(change),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.answers.len() + self.log.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl FromIterator<Change> for Changes {
+    fn from_iter<I: IntoIterator<Item = Change>>(changes: I) -> Self {
+        let mut all = Self::default();
+        changes.into_iter().for_each(|change| all.push(change));
+        all
+    }
+}
+
+impl From<Vec<AnswerChange>> for Changes {
+    fn from(answers: Vec<AnswerChange>) -> Self {
+        Self { answers, log: Vec::new() }
+    }
+}
+
+impl From<Vec<LogChange>> for Changes {
+    fn from(log: Vec<LogChange>) -> Self {
+        Self { answers: Vec::new(), log }
+    }
+}
+
+/// A change of the event log's rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LogChange {
+    Event(EventChange),
+    /// Sessions and rejections come once and stay.
+    Session(Arc<Session>),
+    Rejection(Arc<Rejection>),
+}
+
+impl LogChange {
+    /// Of the event behind it.
+    pub fn position(&self) -> Position {
+        match self {
+            Self::Event(change) => change.position,
+            Self::Session(session) => session.position,
+            Self::Rejection(rejection) => Position(rejection.number),
+        }
+    }
+}
+
+/// A log event as it is from now on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventChange {
+    pub id: Uuid,
+    /// Its integer id.
+    pub number: u64,
+    /// None: deleted.
+    pub event: Option<Arc<LogEvent>>,
+    /// Of the event behind it.
+    pub revision: Revision,
+    /// Of the event behind it.
+    pub position: Position,
+}
+
+/// An answer's row from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct AnswerChange {
     /// The row.
     pub key: Key,
     /// Its new value; none removes it.
@@ -33,22 +124,34 @@ pub struct Unprojectable {
 /// # Errors
 /// If the event cannot be read.
 pub fn project(recorded: &RecordedEvent) -> Result<Change, Unprojectable> {
-    let event = AnswerEvent::from_recorded(recorded).map_err(|source| Unprojectable {
+    change_of(recorded).map_err(|source| Unprojectable {
         stream: recorded.stream.clone(),
         revision: recorded.revision,
         position: recorded.position,
         source,
-    })?;
-    Ok(Change {
-        key: event.key().clone(),
-        value: event.value().cloned(),
-        revision: recorded.revision,
-        position: recorded.position,
+    })
+}
+
+fn change_of(recorded: &RecordedEvent) -> Result<Change, UnreadableEvent> {
+    let RecordedEvent { position, revision, .. } = *recorded;
+    Ok(match recorded.stream.subject() {
+        Some(Subject::Answer(_)) => {
+            let event = AnswerEvent::from_recorded(recorded)?;
+            let (key, value) = (event.key().clone(), event.value().cloned());
+            Change::Answer(AnswerChange { key, value, revision, position })
+        }
+        Some(Subject::Event(_)) => {
+            let (id, number, event) = event_after(recorded)?;
+            Change::Log(LogChange::Event(EventChange { id, number, event: event.map(Arc::new), revision, position }))
+        }
+        Some(Subject::Session(_)) => Change::Log(LogChange::Session(Arc::new(Session::from_recorded(recorded)?))),
+        Some(Subject::Rejection(_)) => Change::Log(LogChange::Rejection(Arc::new(Rejection::from_recorded(recorded)?))),
+        None => return Err(UnreadableEvent::Stream(recorded.stream.to_string())),
     })
 }
 
 /// Keeps of each key only its last change, in the order of the log.
-pub fn fold(changes: &mut Vec<Change>) {
+pub fn fold(changes: &mut Vec<AnswerChange>) {
     let mut last = std::collections::HashMap::with_capacity(changes.len());
     for (index, change) in changes.iter().enumerate() {
         last.insert(change.key.clone(), index);
@@ -67,8 +170,8 @@ pub fn fold(changes: &mut Vec<Change>) {
 mod tests {
     use super::*;
 
-    fn change(key: &str, position: u64) -> Change {
-        Change {
+    fn change(key: &str, position: u64) -> AnswerChange {
+        AnswerChange {
             key: Key::from_stored(key),
             value: Some("v".into()),
             revision: Revision(position),

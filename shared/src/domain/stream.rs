@@ -11,10 +11,13 @@ use uuid::Uuid;
 use super::answer::Key;
 use super::time::Timestamp;
 
-/// The first word of the stream of an answer.
+/// The first words of the names of streams.
 const ANSWER_PREFIX: &str = "answer-";
+const EVENT_PREFIX: &str = "event-";
+const SESSION_PREFIX: &str = "session-";
+const REJECTION_PREFIX: &str = "rejection-";
 
-/// The name of a stream: the events of one answer.
+/// The name of a stream: the events of one answer, log event, session or rejection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(Arc<str>);
 
@@ -22,6 +25,39 @@ impl StreamId {
     /// The stream of the answer with this key: `answer-<key>`.
     pub fn of_answer(key: &Key) -> Self {
         Self([ANSWER_PREFIX, key.as_str()].concat().into())
+    }
+
+    /// The stream of a log event: `event-<uuid>`.
+    pub fn of_event(id: Uuid) -> Self {
+        Self::of_uuid(EVENT_PREFIX, id)
+    }
+
+    /// The stream of a session: `session-<uuid>`.
+    pub fn of_session(id: Uuid) -> Self {
+        Self::of_uuid(SESSION_PREFIX, id)
+    }
+
+    /// The stream of a rejection: `rejection-<uuid>`.
+    pub fn of_rejection(id: Uuid) -> Self {
+        Self::of_uuid(REJECTION_PREFIX, id)
+    }
+
+    fn of_uuid(prefix: &str, id: Uuid) -> Self {
+        let mut text = Uuid::encode_buffer();
+        Self([prefix, id.hyphenated().encode_lower(&mut text)].concat().into())
+    }
+
+    /// Whose events the stream holds; none if it is no stream of ours.
+    pub fn subject(&self) -> Option<Subject<'_>> {
+        let uuid = |text: &str| Uuid::try_parse(text).ok();
+        let (prefix, rest) = self.0.split_at(self.0.find('-')? + 1);
+        match prefix {
+            ANSWER_PREFIX => Some(Subject::Answer(rest)),
+            EVENT_PREFIX => uuid(rest).map(Subject::Event),
+            SESSION_PREFIX => uuid(rest).map(Subject::Session),
+            REJECTION_PREFIX => uuid(rest).map(Subject::Rejection),
+            _ => None,
+        }
     }
 
     /// A name as a store gave it back.
@@ -33,6 +69,16 @@ impl StreamId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whose events a stream holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject<'a> {
+    /// The answer with this key.
+    Answer(&'a str),
+    Event(Uuid),
+    Session(Uuid),
+    Rejection(Uuid),
 }
 
 impl fmt::Display for StreamId {

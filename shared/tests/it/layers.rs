@@ -191,7 +191,7 @@ fn right_doors_are_left_in_peace() {
         ("shared::domain::answer", "// use crate::ports;\n/* use /* tokio */ tokio::sync; */"),
         ("shared::domain::answer", r##"const A: &str = "use tokio::sync;"; const B: &str = r#"" use tokio::x; "#;"##),
         ("shared::domain::answer", "fn f<'a>(x: &'a str) -> char { 'a' } const Q: char = '\"';"),
-        ("shared::domain::answer", "use AnswerEventKind::{Created, Deleted};"),
+        ("shared::domain::answer", "use AnswerEvent::{Created, Deleted};"),
         ("shared::domain::answer", "fn f() { AnswerEvent::Created; Kind::from_name(); tests::go() }"),
         ("shared::wire::answers", "use crate::domain::answer::Key; use serde_json::json;"),
         ("shared::adapters::memory", "use super::progress::Progress; use crate::ports::done; use tokio::sync::watch;"),

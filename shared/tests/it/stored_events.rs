@@ -7,8 +7,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use shared::domain::answer::{Answer, AnswerEvent, AnswerEventKind, Key};
-use shared::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome, Receipt, Refused};
+use shared::domain::answer::{Answer, AnswerEvent, Key};
+use shared::domain::outcome::{Fingerprint, Happened, IdempotencyKey, Kept, Outcome, Receipt, Refused};
 use shared::domain::refusal::Refusal;
 use shared::domain::stream::{ExpectedRevision, Metadata, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use shared::domain::time::Timestamp;
@@ -142,8 +142,8 @@ fn claims() -> [(Claim, Kept); 3] {
     };
     let refused = Outcome::Refused(Refused { refusal: Refusal::KeyExists, position: Some(Position(8)) });
     [
-        (key.of_line(7), 1, done(AnswerEventKind::Created, 7)),
-        (key.clone(), 2, done(AnswerEventKind::Created, 8)),
+        (key.of_line(7), 1, done(Happened::Created, 7)),
+        (key.clone(), 2, done(Happened::Created, 8)),
         (key.of_line(300), 3, refused),
     ]
     .map(|(key, print, outcome)| {
@@ -214,11 +214,10 @@ fn make_data() {
         let [first, second, (refusal, kept)] = claims();
         for (event, (claim, _)) in expected[6..].iter().zip([first, second]) {
             let (expected, new) = (expect(event), event.event.clone());
-            let kind = AnswerEventKind::Created;
+            let kind = Happened::Created;
             Outcomes::append(&store.events, &claim, &event.stream, expected, new, kind).await.unwrap();
         }
-        let Outcome::Refused(why) = kept.outcome else { panic!("the last is a refusal") };
-        store.events.refuse(&refusal, why).await.unwrap();
+        store.events.keep(&refusal, kept.outcome).await.unwrap();
         model::pair::project(&store.events, &store.views, Position(7)).await;
         println!("the log's id: {:#x}", store.events.log_id().await.unwrap().0.as_u128());
         close(store);

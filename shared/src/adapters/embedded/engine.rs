@@ -172,11 +172,15 @@ impl Engine {
         Head::from_bytes(&bytes, stream).map(Some).ok_or_else(|| missing(format!("the head of stream {stream:?}")))
     }
 
-    /// The event at a position.
-    pub(super) fn event(&self, position: Position) -> Result<RecordedEvent, StoreError> {
+    /// The event at a position, if there is one.
+    pub(super) fn event_at(&self, position: Position) -> Result<Option<RecordedEvent>, StoreError> {
         let bytes = self.log.get(position.0.to_be_bytes()).map_err(failed)?;
-        let bytes = bytes.ok_or_else(|| missing(format!("the event at position {position}")))?;
-        record::decode(position, Bytes::copy_from_slice(&bytes))
+        bytes.map(|bytes| record::decode(position, Bytes::copy_from_slice(&bytes))).transpose()
+    }
+
+    /// The event at a position that has one.
+    pub(super) fn event(&self, position: Position) -> Result<RecordedEvent, StoreError> {
+        self.event_at(position)?.ok_or_else(|| missing(format!("the event at position {position}")))
     }
 
     /// Positions of a stream's events from one revision to another, both included.
@@ -286,7 +290,7 @@ fn position_of(bytes: &[u8]) -> Result<Position, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::answer::AnswerEventKind;
+    use crate::domain::outcome::Happened;
     use crate::domain::outcome::{Receipt, Refused};
     use crate::domain::refusal::Refusal;
 
@@ -294,7 +298,7 @@ mod tests {
     #[test]
     fn stored_outcomes_are_frozen() {
         let at = Timestamp::from_micros(1_700_000_000_000_000);
-        let receipt = Receipt { event: AnswerEventKind::Created, revision: Revision(2), position: Position(9) };
+        let receipt = Receipt { event: Happened::Created, revision: Revision(2), position: Position(9) };
         let refused = Refused { refusal: Refusal::KeyNotFound, position: None };
         let done = Kept { fingerprint: Fingerprint([0xab; 32]), outcome: Outcome::Done(receipt) };
         let not = Kept { fingerprint: Fingerprint([0xab; 32]), outcome: Outcome::Refused(refused) };

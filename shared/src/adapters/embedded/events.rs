@@ -16,8 +16,7 @@ use super::start::{self, StartError};
 use super::tail::Tail;
 use super::writer::{Job, UNAVAILABLE, Work, Writer};
 use super::{super::progress::Progress, Options};
-use crate::domain::answer::AnswerEventKind;
-use crate::domain::outcome::{IdempotencyKey, Kept, Refused};
+use crate::domain::outcome::{Happened, IdempotencyKey, Kept, Outcome};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
@@ -190,6 +189,10 @@ impl EventStore for FjallEvents {
         let engine = self.0.shared.readable().await?;
         engine.head(stream)?.map(|head| engine.event(head.position)).transpose()
     }
+
+    async fn at(&self, position: Position) -> Result<Option<RecordedEvent>, StoreError> {
+        self.0.shared.readable().await?.event_at(position)
+    }
 }
 
 #[async_trait]
@@ -204,15 +207,15 @@ impl Outcomes for FjallEvents {
         stream: &StreamId,
         expected: ExpectedRevision,
         event: NewEvent,
-        kind: AnswerEventKind,
+        kind: Happened,
     ) -> Result<ClaimedAppend, StoreError> {
         let (claim, stream) = (claim.clone(), stream.clone());
         self.submit(|reply| Work::Claimed { claim, stream, expected, event, kind, reply }).await
     }
 
-    async fn refuse(&self, claim: &Claim, refused: Refused) -> Result<Kept, StoreError> {
+    async fn keep(&self, claim: &Claim, outcome: Outcome) -> Result<Kept, StoreError> {
         let claim = claim.clone();
-        self.submit(|reply| Work::Refusal { claim, refused, reply }).await
+        self.submit(|reply| Work::Keep { claim, outcome, reply }).await
     }
 }
 

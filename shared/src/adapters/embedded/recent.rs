@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::domain::answer::Key;
-use crate::domain::projection::Change;
+use crate::domain::projection::AnswerChange;
 use crate::domain::stream::{Position, Revision};
 use crate::ports::Checkpoint;
 
@@ -141,7 +141,7 @@ impl Recent {
     }
 
     /// Takes changes in the order of the log; waits while too much has gathered.
-    pub(super) fn put(&self, from: Checkpoint, changes: Vec<Change>, to: Checkpoint) -> Taken {
+    pub(super) fn put(&self, from: Checkpoint, changes: Vec<AnswerChange>, to: Checkpoint) -> Taken {
         let mut state = self.state.lock();
         while state.is_full() && !state.closed {
             self.changed.wait(&mut state);
@@ -152,7 +152,7 @@ impl Recent {
         if Checkpoint::at(state.to) != from {
             return Taken::WrongPlace;
         }
-        for Change { key, value, revision, position } in changes {
+        for AnswerChange { key, value, revision, position } in changes {
             let bytes = key.as_str().len() + value.as_ref().map_or(0, |value| value.len()) + ROW_BYTES;
             state.bytes += bytes;
             state.rows.insert(key, Row { value, revision, position });
@@ -225,8 +225,8 @@ impl Recent {
 mod tests {
     use super::*;
 
-    fn change(key: &str, value: Option<&str>, position: u64) -> Change {
-        Change {
+    fn change(key: &str, value: Option<&str>, position: u64) -> AnswerChange {
+        AnswerChange {
             key: Key::from_stored(key),
             value: value.map(Into::into),
             revision: Revision(0),

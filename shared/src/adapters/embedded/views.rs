@@ -27,7 +27,7 @@ use super::start::StartError;
 use crate::adapters::progress::Progress;
 use crate::adapters::{PAGE_BYTES, end_of_prefix, start_of};
 use crate::domain::answer::{Answer, Key};
-use crate::domain::projection::Change;
+use crate::domain::projection::{AnswerChange, Changes};
 use crate::domain::stream::{Position, Revision};
 use crate::ports::{AnswersPage, AnswersQuery, Checkpoint, Health, LogId, Seen, StoreError, ViewReader, ViewWriter};
 
@@ -555,7 +555,7 @@ impl Inner {
     }
 
     /// Takes changes into memory, where they can be read at once.
-    fn take(&self, from: Checkpoint, mut changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError> {
+    fn take(&self, from: Checkpoint, mut changes: Vec<AnswerChange>, to: Checkpoint) -> Result<(), StoreError> {
         let seen = Checkpoint::at(Position(self.reached.get()));
         changes.retain(|change| !seen.has_reached(change.position));
         let keys: Vec<_> = changes.iter().map(|change| change.key.clone()).collect();
@@ -699,9 +699,9 @@ impl ViewWriter for SqliteViews {
         Ok(Checkpoint::at(self.0.recent.position()))
     }
 
-    async fn apply(&self, from: Checkpoint, changes: Vec<Change>, to: Checkpoint) -> Result<(), StoreError> {
+    async fn apply(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
         let inner = self.0.clone();
-        blocking(move || inner.take(from, changes, to)).await
+        blocking(move || inner.take(from, changes.answers, to)).await
     }
 
     async fn interrupted(&self) {

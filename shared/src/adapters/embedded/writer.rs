@@ -21,8 +21,7 @@ use super::events::Shared;
 use super::inbox::Until;
 use super::watermark::Watermark;
 use super::{journal, record, start};
-use crate::domain::answer::AnswerEventKind;
-use crate::domain::outcome::{IdempotencyKey, Kept, Outcome, Refused};
+use crate::domain::outcome::{Happened, IdempotencyKey, Kept, Outcome};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::ports::{Appended, Claim, ClaimedAppend, StoreError, done};
 
@@ -60,12 +59,12 @@ pub(super) enum Work {
         stream: StreamId,
         expected: ExpectedRevision,
         event: NewEvent,
-        kind: AnswerEventKind,
+        kind: Happened,
         reply: Reply<ClaimedAppend>,
     },
-    Refusal {
+    Keep {
         claim: Claim,
-        refused: Refused,
+        outcome: Outcome,
         reply: Reply<Kept>,
     },
 }
@@ -82,7 +81,7 @@ impl Job {
         let bytes = match &work {
             Work::Append { events, .. } => events.iter().map(|event| event.data.len()).sum(),
             Work::Claimed { event, .. } => event.data.len(),
-            Work::Refusal { .. } => 0,
+            Work::Keep { .. } => 0,
         };
         Self { work, bytes, runtime: Handle::try_current().ok() }
     }
@@ -91,7 +90,7 @@ impl Job {
         match self.work {
             Work::Append { reply, .. } => drop(reply.send(Err(error))),
             Work::Claimed { reply, .. } => drop(reply.send(Err(error))),
-            Work::Refusal { reply, .. } => drop(reply.send(Err(error))),
+            Work::Keep { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }
@@ -537,8 +536,8 @@ impl Group {
                 let appended = self.append_claimed(&claim, &stream, expected, event, kind);
                 self.answer(runtime, reply, appended);
             }
-            Work::Refusal { claim, refused, reply } => {
-                let kept = Kept { fingerprint: claim.fingerprint, outcome: Outcome::Refused(refused) };
+            Work::Keep { claim, outcome, reply } => {
+                let kept = Kept { fingerprint: claim.fingerprint, outcome };
                 let stands = self.taken(&claim).and_then(|taken| match taken {
                     Some(kept) => Ok(kept),
                     None => self.keep(&claim, kept).map(|()| kept),
@@ -638,7 +637,7 @@ impl Group {
         stream: &StreamId,
         expected: ExpectedRevision,
         event: NewEvent,
-        kind: AnswerEventKind,
+        kind: Happened,
     ) -> Result<ClaimedAppend, StoreError> {
         if let Some(kept) = self.taken(claim)? {
             return Ok(ClaimedAppend::Taken(kept));

@@ -20,8 +20,7 @@ use uuid::Uuid;
 
 use super::append::{APPEND, Appender, unknown};
 use super::node::Begin;
-use crate::domain::answer::AnswerEventKind;
-use crate::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome, Refused};
+use crate::domain::outcome::{Fingerprint, Happened, IdempotencyKey, Kept, Outcome, Refused};
 use crate::domain::stream::{ExpectedRevision, Metadata, NewEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
 use crate::ports::{Claim, ClaimedAppend, Direction, StoreError, done};
@@ -30,6 +29,7 @@ use crate::ports::{Claim, ClaimedAppend, Direction, StoreError, done};
 const PREFIX: &str = "claim-";
 const MADE: &str = "ClaimMade";
 const REFUSED: &str = "ClaimRefused";
+const KEPT: &str = "ClaimKept";
 /// The version of the shape of claims.
 const SCHEMA: u32 = 1;
 
@@ -46,7 +46,7 @@ struct Made {
     stream: String,
     /// The revision behind which the event belongs; none for a new stream.
     expected: Option<Revision>,
-    outcome: AnswerEventKind,
+    outcome: Happened,
     id: Uuid,
     kind: String,
     metadata: Metadata,
@@ -58,6 +58,13 @@ struct Made {
 struct WasRefused {
     fingerprint: Hex,
     refused: Refused,
+}
+
+/// Any other outcome that appends nothing.
+#[derive(Serialize, Deserialize)]
+struct WasKept {
+    fingerprint: Hex,
+    outcome: Outcome,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -122,7 +129,7 @@ impl Claims {
         stream: &StreamId,
         expected: ExpectedRevision,
         event: NewEvent,
-        kind: AnswerEventKind,
+        kind: Happened,
     ) -> Result<ClaimedAppend, StoreError> {
         let events = [event];
         let attempt = Made {
@@ -152,13 +159,16 @@ impl Claims {
         }
     }
 
-    /// As `Outcomes::refuse`.
-    pub(super) async fn refuse(&self, claim: &Claim, refused: Refused) -> Result<Kept, StoreError> {
-        let refusal = WasRefused { fingerprint: Hex(claim.fingerprint.0), refused };
-        let refusal = record(claim, REFUSED, &refusal)?;
-        let _place = self.appender.place(&refusal)?;
-        let standing = self.stand(claim, &refusal).await?;
-        Ok(standing.unwrap_or(Kept { fingerprint: claim.fingerprint, outcome: Outcome::Refused(refused) }))
+    /// As `Outcomes::keep`.
+    pub(super) async fn keep(&self, claim: &Claim, outcome: Outcome) -> Result<Kept, StoreError> {
+        let fingerprint = Hex(claim.fingerprint.0);
+        let kept = match outcome {
+            Outcome::Refused(refused) => record(claim, REFUSED, &WasRefused { fingerprint, refused })?,
+            outcome => record(claim, KEPT, &WasKept { fingerprint, outcome })?,
+        };
+        let _place = self.appender.place(&kept)?;
+        let standing = self.stand(claim, &kept).await?;
+        Ok(standing.unwrap_or(Kept { fingerprint: claim.fingerprint, outcome }))
     }
 
     /// Makes a record the last of its key's stream, or tells what is kept there.
@@ -200,6 +210,10 @@ impl Claims {
                 let WasRefused { fingerprint, refused } = serde_json::from_slice(&last.event.data).map_err(corrupt)?;
                 let fingerprint = Fingerprint(fingerprint.0);
                 Ok(Standing::Kept(Kept { fingerprint, outcome: Outcome::Refused(refused) }))
+            }
+            (KEPT, SCHEMA) => {
+                let WasKept { fingerprint, outcome } = serde_json::from_slice(&last.event.data).map_err(corrupt)?;
+                Ok(Standing::Kept(Kept { fingerprint: Fingerprint(fingerprint.0), outcome }))
             }
             _ => Err(StoreError::Corrupt { what: format!("the claim at position {}", last.position), source: None }),
         }

@@ -19,7 +19,7 @@ use super::connection::{READ, WRITE, failed, refused, within};
 use super::meta::{DUPLICATE, signed, unsigned};
 use crate::adapters::{PAGE_BYTES, end_of_prefix, start_of};
 use crate::domain::answer::{Answer, Key};
-use crate::domain::projection::Change;
+use crate::domain::projection::AnswerChange;
 use crate::domain::stream::{Position, Revision};
 use crate::ports::{AnswersPage, AnswersQuery, Seen, StoreError};
 
@@ -155,7 +155,7 @@ async fn read_page(
 }
 
 /// Writes rows of different keys. A row that is newer than its change stays as it is.
-pub(super) async fn write(database: &Database, rows: &str, changes: Vec<Change>) -> Result<(), StoreError> {
+pub(super) async fn write(database: &Database, rows: &str, changes: Vec<AnswerChange>) -> Result<(), StoreError> {
     // The first event of a key finds no row but in a repetition, and servers take
     // inserts in bulk several times as fast.
     let (new, known): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.revision == Revision::FIRST);
@@ -176,8 +176,8 @@ enum Way {
 }
 
 /// Parts that each fit in a command.
-fn loads(changes: Vec<Change>) -> Vec<Vec<Change>> {
-    let mut loads: Vec<Vec<Change>> = Vec::new();
+fn loads(changes: Vec<AnswerChange>) -> Vec<Vec<AnswerChange>> {
+    let mut loads: Vec<Vec<AnswerChange>> = Vec::new();
     let mut bytes = 0;
     for change in changes {
         let size = 3 * change.key.as_str().len() + change.value.as_ref().map_or(0, |value| value.len()) + ROW_BYTES;
@@ -193,7 +193,7 @@ fn loads(changes: Vec<Change>) -> Vec<Vec<Change>> {
     loads
 }
 
-async fn write_load(database: &Database, rows: &str, way: Way, mut load: Vec<Change>) -> Result<(), StoreError> {
+async fn write_load(database: &Database, rows: &str, way: Way, mut load: Vec<AnswerChange>) -> Result<(), StoreError> {
     let there = command(database, rows, way, &load).await?;
     if there.is_empty() {
         return Ok(());
@@ -210,7 +210,7 @@ async fn write_load(database: &Database, rows: &str, way: Way, mut load: Vec<Cha
 }
 
 /// Writes a load; gives the places in it whose row was there unexpectedly, in order.
-async fn command(database: &Database, rows: &str, way: Way, load: &[Change]) -> Result<Vec<usize>, StoreError> {
+async fn command(database: &Database, rows: &str, way: Way, load: &[AnswerChange]) -> Result<Vec<usize>, StoreError> {
     let items: RawArrayBuf = load.iter().map(|change| item(way, change)).collect();
     let concern = rawdoc! { "w": "majority", "j": true };
     let command = match way {
@@ -235,7 +235,7 @@ async fn command(database: &Database, rows: &str, way: Way, load: &[Change]) -> 
     Ok(there)
 }
 
-fn item(way: Way, change: &Change) -> RawDocumentBuf {
+fn item(way: Way, change: &AnswerChange) -> RawDocumentBuf {
     let row = document(change);
     if way == Way::Insert {
         return row;
@@ -244,7 +244,7 @@ fn item(way: Way, change: &Change) -> RawDocumentBuf {
     rawdoc! { "q": older, "u": row, "upsert": way == Way::Upsert }
 }
 
-fn document(change: &Change) -> RawDocumentBuf {
+fn document(change: &AnswerChange) -> RawDocumentBuf {
     let key = change.key.as_str();
     let (revision, position) = (signed(change.revision.0), signed(change.position.0));
     match &change.value {
@@ -279,8 +279,8 @@ struct ConcernError {
 mod tests {
     use super::*;
 
-    fn change(number: usize, bytes: usize) -> Change {
-        Change {
+    fn change(number: usize, bytes: usize) -> AnswerChange {
+        AnswerChange {
             key: Key::from_stored(&number.to_string()),
             value: Some("x".repeat(bytes).into()),
             revision: Revision(1),
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn loads_are_bounded_in_rows_and_bytes() {
-        let sizes = |changes: Vec<Change>| loads(changes).iter().map(Vec::len).collect::<Vec<_>>();
+        let sizes = |changes: Vec<AnswerChange>| loads(changes).iter().map(Vec::len).collect::<Vec<_>>();
         assert!(sizes(Vec::new()).is_empty());
         assert_eq!(sizes((0..2_500).map(|number| change(number, 10)).collect()), [1_000, 1_000, 500]);
         assert_eq!(sizes((0..40).map(|number| change(number, 512 * 1024)).collect()), [15, 15, 10]);
@@ -301,8 +301,12 @@ mod tests {
     #[test]
     fn what_clients_send_stays_a_value() {
         let key = Key::from_stored("$where");
-        let change =
-            Change { key: key.clone(), value: Some("$$NOW".into()), revision: Revision(0), position: Position(1) };
+        let change = AnswerChange {
+            key: key.clone(),
+            value: Some("$$NOW".into()),
+            revision: Revision(0),
+            position: Position(1),
+        };
         let row = Document::try_from(document(&change)).expect("a document");
         assert_eq!(
             row,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shared::adapters::esdb::EsdbEvents;
 use shared::clock;
-use shared::domain::answer::AnswerEventKind;
+use shared::domain::outcome::Happened;
 use shared::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome, Receipt, Refused};
 use shared::domain::refusal::Refusal;
 use shared::domain::stream::{ExpectedRevision, NewEvent, Revision, StreamId};
@@ -58,7 +58,7 @@ async fn die_after_the_claim(
 }
 
 fn done(revision: u64, position: shared::domain::stream::Position) -> Kept {
-    let receipt = Receipt { event: AnswerEventKind::Updated, revision: Revision(revision), position };
+    let receipt = Receipt { event: Happened::Updated, revision: Revision(revision), position };
     Kept { fingerprint: Fingerprint([7; 32]), outcome: Outcome::Done(receipt) }
 }
 
@@ -74,7 +74,11 @@ async fn a_claim_that_was_left_open_is_settled_by_who_finds_it() {
         assert_eq!(all(&log, &stream).await, []);
         let told = match finder {
             0 => log.find(&key, clock::now()).await.unwrap(),
-            1 => Some(log.refuse(&claim(&key), Refused { refusal: Refusal::KeyExists, position: None }).await.unwrap()),
+            1 => Some(
+                log.keep(&claim(&key), Outcome::Refused(Refused { refusal: Refusal::KeyExists, position: None }))
+                    .await
+                    .unwrap(),
+            ),
             2 => match append(&log, &key, &stream, ExpectedRevision::NoStream).await.unwrap() {
                 ClaimedAppend::Taken(kept) => Some(kept),
                 other => panic!("{other:?}"),
@@ -120,7 +124,7 @@ async fn append(
     stream: &StreamId,
     expected: ExpectedRevision,
 ) -> Result<ClaimedAppend, StoreError> {
-    Outcomes::append(log, &claim(key), stream, expected, event("another"), AnswerEventKind::Updated).await
+    Outcomes::append(log, &claim(key), stream, expected, event("another"), Happened::Updated).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -135,7 +139,7 @@ async fn a_claim_that_can_never_be_carried_out_is_free() {
         assert_eq!(log.find(&key, clock::now()).await.unwrap(), None);
         if refusing {
             let refused = Refused { refusal: Refusal::KeyExists, position: None };
-            let kept = log.refuse(&claim(&key), refused).await.unwrap();
+            let kept = log.keep(&claim(&key), Outcome::Refused(refused)).await.unwrap();
             assert_eq!(kept.outcome, Outcome::Refused(refused));
             assert_eq!(log.find(&key, clock::now()).await.unwrap(), Some(kept));
         } else {
@@ -162,8 +166,7 @@ async fn an_old_claim_is_free() {
     assert_eq!(all(&log, &stream).await, [], "it is not settled any more");
     let again = Claim { at: later, ..claim(&key) };
     let new = event("again");
-    let appended =
-        Outcomes::append(&*log, &again, &stream, ExpectedRevision::NoStream, new, AnswerEventKind::Updated).await;
+    let appended = Outcomes::append(&*log, &again, &stream, ExpectedRevision::NoStream, new, Happened::Updated).await;
     let Ok(ClaimedAppend::Appended(appended)) = appended else { panic!("{appended:?}") };
     assert_eq!(log.find(&key, later).await.unwrap(), Some(done(0, appended.positions[0])));
 }

@@ -9,8 +9,8 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shared::domain::answer::{AnswerEvent, AnswerEventKind, Key};
-use shared::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Refused};
+use shared::domain::answer::{AnswerEvent, Key};
+use shared::domain::outcome::{Fingerprint, Happened, IdempotencyKey, Kept, Outcome, Refused};
 use shared::domain::refusal::Refusal;
 use shared::domain::stream::{ExpectedRevision, NewEvent, Position, Revision, StreamId};
 use shared::domain::time::Timestamp;
@@ -123,7 +123,7 @@ impl Order {
             Self::Claim { claim: number, fingerprint, key, after, event } => {
                 let (claim, key) = (claim(*number, *fingerprint), Key::from_stored(key));
                 let (stream, event) = (StreamId::of_answer(&key), event.to_new(&key));
-                let kind = AnswerEventKind::Updated;
+                let kind = Happened::Updated;
                 let result = Outcomes::append(store, &claim, &stream, expected(*after), event, kind).await;
                 answer(result, |claimed| match claimed {
                     ClaimedAppend::Appended(new) => appended(new),
@@ -133,7 +133,7 @@ impl Order {
             Self::Refuse { claim: number, fingerprint } => {
                 let position = Some(Position(u64::from(*fingerprint) + 1));
                 let why = Refused { refusal: Refusal::KeyNotFound, position };
-                answer(store.refuse(&claim(*number, *fingerprint), why).await, |stands| kept(&stands))
+                answer(store.keep(&claim(*number, *fingerprint), Outcome::Refused(why)).await, |stands| kept(&stands))
             }
             Self::Project => Answer::Projected,
         }
