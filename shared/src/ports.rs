@@ -367,6 +367,8 @@ pub enum Ties {
     Id,
     /// By integer id, always ascending.
     Number,
+    /// By integer id, always descending.
+    NumberDescending,
 }
 
 /// A place in an order, behind an event.
