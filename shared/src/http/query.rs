@@ -1,4 +1,5 @@
-//! Query parameters, each at most once.
+//! Query parameters: each at most once, or for clients that have always been forgiven,
+//! the last that was given.
 
 use percent_encoding::percent_decode_str;
 
@@ -31,6 +32,11 @@ impl Query {
             Some(_) => Err(ApiError::bad_request(format!("{name}: must not be given twice"))),
             None => Ok(first),
         }
+    }
+
+    /// The value of a parameter; where it is given repeatedly, the last.
+    pub fn last(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
     /// A parameter that is a whole number within a range.
@@ -71,6 +77,8 @@ mod tests {
         assert_eq!(query.get("c").expect("once"), Some(""));
         assert_eq!(query.get("d").expect("never"), None);
         assert!(query.get("a").is_err());
+        assert_eq!(query.last("a"), Some("2"));
+        assert_eq!(query.last("d"), None);
         assert!(Query::parse(Some("a=%FF")).is_err());
     }
 
