@@ -1,3 +1,4 @@
 //! JSON shapes and the domain, one into the other. Pure: no HTTP, no stores.
 
 pub mod answers;
+pub mod time;
