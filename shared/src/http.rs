@@ -8,6 +8,7 @@ pub mod guard;
 pub mod headers;
 pub mod health;
 pub mod lifecycle;
+pub mod list;
 pub mod query;
 pub mod response;
 pub mod routes;
