@@ -31,4 +31,5 @@ mod readme;
 mod rounds;
 mod settings;
 mod strangers;
+mod transcripts;
 mod values;
