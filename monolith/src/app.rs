@@ -6,6 +6,8 @@ use eventstore_svc::WriteSide;
 use eventstore_svc::commands::Commands;
 use eventstore_svc::history::History;
 use eventstore_svc::live::Live;
+use projection_svc::ReadSide;
+use projection_svc::log::LogQueries;
 use projection_svc::queries::Queries;
 use projector_svc::Projector;
 use projector_svc::watch::Watch;
@@ -31,10 +33,12 @@ pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failur
         lifecycle: lifecycle.clone(),
     };
     let queries = Queries::new(storage.reader.clone(), process.config.await_timeout);
+    let read_side =
+        ReadSide { log: LogQueries::new(storage.log.clone(), queries.clone()), queries, lifecycle: lifecycle.clone() };
     let mut checks = storage.health.clone();
     checks.push(watch.clone());
     let service = Service {
-        router: eventstore_svc::router(write_side).merge(projection_svc::router(queries)),
+        router: eventstore_svc::router(write_side).merge(projection_svc::router(read_side)),
         checks,
         refresh: refresh(&storage, watch.clone(), metrics),
         tasks: vec![

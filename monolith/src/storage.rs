@@ -11,7 +11,7 @@ use shared::adapters::mongo::{self, Login, MongoViews, Serves};
 use shared::config::{Config, ConfigError, EventStoreDb, MongoDb};
 use shared::http::health::Remote;
 use shared::metrics::Metrics;
-use shared::ports::{EventFeed, EventStore, Health, Outcomes, ViewReader, ViewWriter};
+use shared::ports::{EventFeed, EventStore, Health, LogReader, Outcomes, ViewReader, ViewWriter};
 use shared::process::{Failure, Process};
 
 /// A storage and the reason that it was taken.
@@ -72,6 +72,7 @@ pub(crate) struct Storage {
     pub(crate) outcomes: Arc<dyn Outcomes>,
     pub(crate) feed: Arc<dyn EventFeed>,
     pub(crate) reader: Arc<dyn ViewReader>,
+    pub(crate) log: Arc<dyn LogReader>,
     pub(crate) writer: Arc<dyn ViewWriter>,
     pub(crate) health: Vec<Arc<dyn Health>>,
     pub(crate) sizes: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
@@ -123,6 +124,7 @@ impl Storage {
             outcomes: Arc::new(events.clone()),
             feed: Arc::new(events),
             reader: views.clone(),
+            log: views.clone(),
             writer: views,
             health: Vec::new(),
             sizes: Arc::new(Vec::new),
@@ -143,6 +145,8 @@ impl Storage {
             outcomes: Arc::new(events.clone()),
             feed: Arc::new(events.clone()),
             reader: Arc::new(views.clone()),
+            // Until these views keep the event log.
+            log: Arc::new(MemoryViews::new()),
             writer: Arc::new(views.clone()),
             health: vec![Remote::new("EventStoreDB", Arc::new(events)), Remote::new("MongoDB", Arc::new(views))],
             sizes: Arc::new(Vec::new),
@@ -168,6 +172,8 @@ impl Storage {
             outcomes: Arc::new(events.clone()),
             feed: Arc::new(events.clone()),
             reader: Arc::new(views.clone()),
+            // Until these views keep the event log.
+            log: Arc::new(MemoryViews::new()),
             writer: Arc::new(views.clone()),
             health: vec![Arc::new(events), Arc::new(views)],
             sizes: Arc::new(move || vec![("log", sized.0.size()), ("views", sized.1.size())]),

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use projection_svc::ReadSide;
+use projection_svc::log::LogQueries;
 use projection_svc::queries::Queries;
+use shared::adapters::memory::MemoryViews;
 use shared::adapters::mongo::{Login, MongoViews, Options, Serves};
 use shared::http::elsewhere::READ_SIDE;
 use shared::http::health::{Remote, nothing_to_refresh};
@@ -31,8 +34,12 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let views = MongoViews::connect(options).map_err(|error| format!("MONGODB_HOST: {error}"))?;
 
     let listeners = process.listen().await?;
+    let queries = Queries::new(Arc::new(views.clone()), process.config.await_timeout);
+    // Until MongoViews keep the event log.
+    let log = LogQueries::new(Arc::new(MemoryViews::new()), queries.clone());
+    let read_side = ReadSide { queries, log, lifecycle: process.lifecycle.clone() };
     let service = Service {
-        router: projection_svc::router(Queries::new(Arc::new(views.clone()), process.config.await_timeout)),
+        router: projection_svc::router(read_side),
         checks: vec![Remote::new("MongoDB", Arc::new(views))],
         refresh: nothing_to_refresh(),
         tasks: Vec::new(),

@@ -39,7 +39,8 @@ impl Queries {
         Ok(self.views.answers(query).await?)
     }
 
-    async fn reach(&self, awaited: Option<Position>) -> Result<(), Error> {
+    /// Waits until the views have reached a position, if one is awaited.
+    pub(crate) async fn reach(&self, awaited: Option<Position>) -> Result<(), Error> {
         let Some(position) = awaited else { return Ok(()) };
         match tokio::time::timeout(self.patience, self.views.reached(position)).await {
             Ok(reached) => Ok(reached?),

@@ -3,6 +3,7 @@
 //! keep has no place here: an append is one stream, one expected revision and
 //! its events, and nothing is atomic across streams.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -348,6 +349,32 @@ pub struct Order {
     pub by: SortKey,
     pub descending: bool,
     pub ties: Ties,
+}
+
+impl Order {
+    /// Where an event stands.
+    pub fn place_of(self, event: &LogEvent) -> Place {
+        let members = &event.members;
+        let key = match self.by {
+            SortKey::Timestamp => Sorted::Time(members.timestamp),
+            SortKey::CreatedAt => Sorted::Time(event.created_at),
+            SortKey::Name => Sorted::Text(members.name.clone()),
+            SortKey::Category => Sorted::Text(members.category.clone()),
+            SortKey::Number => Sorted::Number(event.number),
+        };
+        Place { key, id: event.id, number: event.number }
+    }
+
+    /// Which of two places comes first.
+    pub fn compare(self, a: &Place, b: &Place) -> Ordering {
+        let turned = |ordering: Ordering| if self.descending { ordering.reverse() } else { ordering };
+        let ties = match self.ties {
+            Ties::Id => turned(a.id.cmp(&b.id)),
+            Ties::Number => a.number.cmp(&b.number),
+            Ties::NumberDescending => b.number.cmp(&a.number),
+        };
+        turned(a.key.cmp(&b.key)).then(ties)
+    }
 }
 
 /// What log events are sorted by; null is lowest, texts compare by their bytes.

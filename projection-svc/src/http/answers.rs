@@ -15,9 +15,9 @@ use shared::http::routes::KeyPath;
 use shared::ports::{AnswersQuery, Seen};
 use shared::wire::answers::{AnswerJson, AnswersJson};
 
-use crate::queries::Queries;
+use crate::ReadSide;
 
-type Side = State<Arc<Queries>>;
+type Side = State<Arc<ReadSide>>;
 
 /// How many answers a page has, if nobody says.
 const LIMIT: u64 = 100;
@@ -26,7 +26,7 @@ const CURSOR: char = 'k';
 
 /// `GET /answers/{key}`.
 pub(crate) async fn get_answer(
-    State(queries): Side,
+    State(side): Side,
     KeyPath(key): KeyPath,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -34,7 +34,7 @@ pub(crate) async fn get_answer(
     let query = Query::parse(query.as_deref())?;
     let awaited = await_position(&headers, query.get("await")?)?;
     let none_match = if_none_match(&headers)?;
-    let Seen { found, position } = queries.answer(&key, awaited).await?;
+    let Seen { found, position } = side.queries.answer(&key, awaited).await?;
     let answer = found.ok_or_else(|| ApiError::from(Error::NotFound).resting_on(Some(position)))?;
     let tell = Tell { revision: Some(answer.revision), position: Some(position) };
     if none_match.is_some_and(|tags| tags.name(answer.revision)) {
@@ -45,7 +45,7 @@ pub(crate) async fn get_answer(
 
 /// `GET /answers`.
 pub(crate) async fn get_answers(
-    State(queries): Side,
+    State(side): Side,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -57,7 +57,7 @@ pub(crate) async fn get_answers(
         after: query.get("cursor")?.map(read_cursor).transpose()?,
         limit: usize::try_from(limit).unwrap_or(usize::MAX),
     };
-    let Seen { found: page, position } = queries.answers(query, awaited).await?;
+    let Seen { found: page, position } = side.queries.answers(query, awaited).await?;
     let last = page.answers.last().filter(|_| page.more);
     let body = AnswersJson {
         next: last.map(|answer| write_cursor(answer.key.as_str())),

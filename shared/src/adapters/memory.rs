@@ -1,6 +1,8 @@
 //! Everything in memory, for `-memdb` and as the model that other adapters are
 //! held to. Nothing survives the process.
 
+mod log;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -12,13 +14,16 @@ use uuid::Uuid;
 
 use super::progress::Progress;
 use crate::domain::answer::{Answer, Key};
+use crate::domain::filter::Filter;
+use crate::domain::log_event::{Rejection, Session};
 use crate::domain::outcome::{Happened, IdempotencyKey, Kept, Outcome};
-use crate::domain::projection::{AnswerChange, Changes};
+use crate::domain::projection::{AnswerChange, Changes, EventChange};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    AnswersPage, AnswersQuery, Appended, Batch, Checkpoint, Claim, ClaimedAppend, Direction, EventFeed, EventStore,
-    LogId, Outcomes, Seen, StoreError, Subscription, ViewReader, ViewWriter, done,
+    AnswersPage, AnswersQuery, Appended, Batch, Checkpoint, Claim, ClaimedAppend, Direction, EventFeed, EventRef,
+    EventStore, EventsPage, EventsQuery, ListQuery, LogId, LogReader, Outcomes, Page, Record, Seen, StatsQuery,
+    StatsRow, StoreError, Subscription, ViewReader, ViewWriter, done,
 };
 
 /// The log in memory.
@@ -230,6 +235,7 @@ pub struct MemoryViews {
 #[derive(Default)]
 struct Rows {
     answers: BTreeMap<Key, Answer>,
+    log: log::LogRows,
     checkpoint: Checkpoint,
 }
 
@@ -243,6 +249,12 @@ impl MemoryViews {
     /// Empty views.
     pub fn new() -> Self {
         Self { rows: RwLock::default(), reached: Progress::new(0) }
+    }
+
+    /// What is in the rows of the event log, and up to where.
+    fn look<T>(&self, at: impl FnOnce(&log::LogRows) -> T) -> Seen<T> {
+        let rows = self.rows.read();
+        Seen { found: at(&rows.log), position: rows.checkpoint.position() }
     }
 }
 
@@ -283,6 +295,45 @@ impl ViewReader for MemoryViews {
 }
 
 #[async_trait]
+impl LogReader for MemoryViews {
+    async fn event(&self, which: EventRef) -> Result<Seen<Option<Record>>, StoreError> {
+        Ok(self.look(|rows| rows.event(which)))
+    }
+
+    async fn events(&self, query: EventsQuery) -> Result<Seen<EventsPage>, StoreError> {
+        Ok(self.look(|rows| rows.events(&query)))
+    }
+
+    async fn count(&self, filter: &Filter) -> Result<Seen<u64>, StoreError> {
+        Ok(self.look(|rows| rows.count(filter)))
+    }
+
+    async fn stats(&self, query: StatsQuery) -> Result<Seen<Option<Vec<StatsRow>>>, StoreError> {
+        Ok(self.look(|rows| rows.stats(&query)))
+    }
+
+    async fn changes(&self, after: Position, limit: usize) -> Result<Seen<Vec<EventChange>>, StoreError> {
+        Ok(self.look(|rows| rows.changes(after, limit)))
+    }
+
+    async fn session(&self, id: Uuid) -> Result<Seen<Option<Arc<Session>>>, StoreError> {
+        Ok(self.look(|rows| rows.session(id)))
+    }
+
+    async fn sessions(&self, query: ListQuery) -> Result<Seen<Page<Arc<Session>>>, StoreError> {
+        Ok(self.look(|rows| rows.sessions(query)))
+    }
+
+    async fn rejection(&self, number: u64) -> Result<Seen<Option<Arc<Rejection>>>, StoreError> {
+        Ok(self.look(|rows| rows.rejection(number)))
+    }
+
+    async fn rejections(&self, query: ListQuery) -> Result<Seen<Page<Arc<Rejection>>>, StoreError> {
+        Ok(self.look(|rows| rows.rejections(query)))
+    }
+}
+
+#[async_trait]
 impl ViewWriter for MemoryViews {
     async fn resume(&self, _log: LogId, _end: Position) -> Result<Checkpoint, StoreError> {
         Ok(self.rows.read().checkpoint)
@@ -302,6 +353,8 @@ impl ViewWriter for MemoryViews {
                 None => rows.answers.remove(&key),
             };
         }
+        let unseen = changes.log.into_iter().filter(|new| !seen.has_reached(new.position()));
+        unseen.for_each(|change| rows.log.apply(change));
         rows.checkpoint = seen.max(to);
         self.reached.advance(rows.checkpoint.position().0);
         Ok(())

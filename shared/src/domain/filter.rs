@@ -100,3 +100,19 @@ pub enum Place {
     /// Above all of them.
     Beyond,
 }
+
+impl Filter {
+    /// Whether an event is one of those that are asked for.
+    pub fn matches(&self, event: &super::log_event::LogEvent) -> bool {
+        match self {
+            Self::Any => true,
+            Self::And(all) => all.iter().all(|filter| filter.matches(event)),
+            Self::Or(any) => any.iter().any(|filter| filter.matches(event)),
+            Self::Not(filter) => !filter.matches(event),
+            Self::Test(Test { field: Field::Name, op: Op::Compare(Comparison::Eq, Literal::String(text)) }) => {
+                event.members.name.as_ref() == Some(text)
+            }
+            Self::Test(_) => false,
+        }
+    }
+}

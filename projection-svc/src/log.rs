@@ -1,0 +1,215 @@
+//! From a query on the event log to what the views hold, as new as was asked for.
+
+use std::sync::Arc;
+
+use futures::future::{self, BoxFuture};
+use futures::stream::{self, StreamExt};
+use shared::domain::filter::Filter;
+use shared::domain::log_event::{Rejection, Session};
+use shared::domain::stream::Position;
+use shared::error::Error;
+use shared::ports::{
+    EventRef, EventsPage, EventsQuery, From, ListQuery, LogReader, Order, Page, Record, Seen, StatsQuery, StatsRow,
+};
+use uuid::Uuid;
+
+use crate::queries::Queries;
+
+/// How many rows a whole list takes from the views at once.
+const PAGE: usize = 500;
+
+/// Answers queries on the event log.
+#[derive(Clone)]
+pub struct LogQueries {
+    log: Arc<dyn LogReader>,
+    queries: Queries,
+}
+
+/// The pages of a whole list, one after the other.
+pub type Pages<T> = stream::BoxStream<'static, Result<Vec<T>, Error>>;
+
+/// Reads the page that begins behind a row.
+type Behind<T> = Box<dyn Fn(&T) -> BoxFuture<'static, Result<Page<T>, Error>> + Send>;
+
+impl LogQueries {
+    /// Queries on this log; `queries` are those on the same views, which wait.
+    pub fn new(log: Arc<dyn LogReader>, queries: Queries) -> Self {
+        Self { log, queries }
+    }
+
+    /// A log event that is not deleted.
+    ///
+    /// # Errors
+    /// `NotReached` if the views do not reach the awaited position in time.
+    pub async fn event(&self, which: EventRef, awaited: Option<Position>) -> Result<Seen<Option<Record>>, Error> {
+        self.queries.reach(awaited).await?;
+        Ok(self.log.event(which).await?)
+    }
+
+    /// A page of log events.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub async fn events(&self, query: EventsQuery, awaited: Option<Position>) -> Result<Seen<EventsPage>, Error> {
+        self.queries.reach(awaited).await?;
+        Ok(self.log.events(query).await?)
+    }
+
+    /// How many log events there are.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub async fn count(&self, filter: &Filter, awaited: Option<Position>) -> Result<Seen<u64>, Error> {
+        self.queries.reach(awaited).await?;
+        Ok(self.log.count(filter).await?)
+    }
+
+    /// How many there are by time and member; none if that are more rows than allowed.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub async fn stats(
+        &self,
+        query: StatsQuery,
+        awaited: Option<Position>,
+    ) -> Result<Seen<Option<Vec<StatsRow>>>, Error> {
+        self.queries.reach(awaited).await?;
+        Ok(self.log.stats(query).await?)
+    }
+
+    /// A session.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub async fn session(&self, id: Uuid, awaited: Option<Position>) -> Result<Seen<Option<Arc<Session>>>, Error> {
+        self.queries.reach(awaited).await?;
+        Ok(self.log.session(id).await?)
+    }
+
+    /// A page of sessions.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub async fn sessions(
+        &self,
+        query: ListQuery,
+        awaited: Option<Position>,
+    ) -> Result<Seen<Page<Arc<Session>>>, Error> {
+        self.queries.reach(awaited).await?;
+        Ok(self.log.sessions(query).await?)
+    }
+
+    /// A rejection, by its integer id.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub async fn rejection(
+        &self,
+        number: u64,
+        awaited: Option<Position>,
+    ) -> Result<Seen<Option<Arc<Rejection>>>, Error> {
+        self.queries.reach(awaited).await?;
+        Ok(self.log.rejection(number).await?)
+    }
+
+    /// A page of rejections.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub async fn rejections(
+        &self,
+        query: ListQuery,
+        awaited: Option<Position>,
+    ) -> Result<Seen<Page<Arc<Rejection>>>, Error> {
+        self.queries.reach(awaited).await?;
+        Ok(self.log.rejections(query).await?)
+    }
+
+    /// All log events that there are now, in an order, in pages that are read while
+    /// they are taken. The first has been read already.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub async fn all(
+        &self,
+        filter: Filter,
+        order: Order,
+        awaited: Option<Position>,
+    ) -> Result<Seen<Pages<Record>>, Error> {
+        let query = move |from| EventsQuery { filter: filter.clone(), order, from, limit: PAGE };
+        let Seen { found, position } = self.events(query(From::Start), awaited).await?;
+        let log = self.log.clone();
+        let behind = move |last: &Record| -> BoxFuture<'static, Result<Page<Record>, Error>> {
+            let (log, query) = (log.clone(), query(From::Behind(order.place_of(&last.event))));
+            Box::pin(async move { Ok(page_of(log.events(query).await?.found)) })
+        };
+        let pages = whole(page_of(found), Box::new(behind));
+        // Events that are recorded meanwhile would make a list endless.
+        let known = move |record: &Record| record.event.number <= position.0;
+        Ok(Seen { found: only(pages, known), position })
+    }
+
+    /// All sessions, as `all`.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub async fn all_sessions(
+        &self,
+        descending: bool,
+        awaited: Option<Position>,
+    ) -> Result<Seen<Pages<Arc<Session>>>, Error> {
+        let query = move |behind| ListQuery { descending, behind, limit: PAGE };
+        let Seen { found, position } = self.sessions(query(None), awaited).await?;
+        let log = self.log.clone();
+        let behind = move |last: &Arc<Session>| -> BoxFuture<'static, Result<Page<Arc<Session>>, Error>> {
+            let (log, query) = (log.clone(), query(Some((last.created_at, last.id))));
+            Box::pin(async move { Ok(log.sessions(query).await?.found) })
+        };
+        let known = move |session: &Arc<Session>| session.position <= position;
+        Ok(Seen { found: only(whole(found, Box::new(behind)), known), position })
+    }
+
+    /// All rejections, as `all`.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub async fn all_rejections(
+        &self,
+        descending: bool,
+        awaited: Option<Position>,
+    ) -> Result<Seen<Pages<Arc<Rejection>>>, Error> {
+        let query = move |behind| ListQuery { descending, behind, limit: PAGE };
+        let Seen { found, position } = self.rejections(query(None), awaited).await?;
+        let log = self.log.clone();
+        let behind = move |last: &Arc<Rejection>| -> BoxFuture<'static, Result<Page<Arc<Rejection>>, Error>> {
+            let (log, query) = (log.clone(), query(Some((last.created_at, last.id))));
+            Box::pin(async move { Ok(log.rejections(query).await?.found) })
+        };
+        let known = move |rejection: &Arc<Rejection>| rejection.number <= position.0;
+        Ok(Seen { found: only(whole(found, Box::new(behind)), known), position })
+    }
+}
+
+fn page_of(EventsPage { events, more }: EventsPage) -> Page<Record> {
+    Page { found: events, more }
+}
+
+/// A list from its first page on, as long as there is more.
+fn whole<T: Send + Sync + 'static>(first: Page<T>, behind: Behind<T>) -> Pages<T> {
+    let first: BoxFuture<'static, _> = Box::pin(future::ready(Ok(first)));
+    Box::pin(stream::try_unfold((Some(first), behind), async |(next, behind)| {
+        let Some(next) = next else { return Ok(None) };
+        let page = next.await?;
+        let next = page.found.last().filter(|_| page.more).map(&behind);
+        Ok(Some((page.found, (next, behind))))
+    }))
+}
+
+/// Those rows of a list of which something is true.
+fn only<T: Send + 'static>(pages: Pages<T>, is_true: impl Fn(&T) -> bool + Send + Copy + 'static) -> Pages<T> {
+    let keep = move |mut page: Vec<T>| {
+        page.retain(is_true);
+        page
+    };
+    Box::pin(pages.map(move |page| page.map(keep)))
+}
