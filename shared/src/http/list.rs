@@ -18,7 +18,7 @@ pub struct List<T, W> {
     pub head: Vec<u8>,
     pub elements: Pin<Box<dyn Stream<Item = Result<T, Error>> + Send>>,
     pub write: W,
-    pub tail: &'static [u8],
+    pub tail: Vec<u8>,
 }
 
 impl<T, W> List<T, W>
@@ -28,7 +28,7 @@ where
 {
     /// A plain array.
     pub fn array(elements: impl Stream<Item = Result<T, Error>> + Send + 'static, write: W) -> Self {
-        Self { head: b"[".to_vec(), elements: Box::pin(elements), write, tail: b"]" }
+        Self { head: b"[".to_vec(), elements: Box::pin(elements), write, tail: b"]".to_vec() }
     }
 
     /// A short list in one piece, a long one streamed.
@@ -57,7 +57,7 @@ struct Pieces<T, W> {
     text: Vec<u8>,
     elements: Pin<Box<dyn Stream<Item = Result<T, Error>> + Send>>,
     write: W,
-    tail: &'static [u8],
+    tail: Vec<u8>,
     /// Whether a comma comes before the next element.
     between: bool,
     ended: bool,
@@ -71,7 +71,7 @@ impl<T, W: FnMut(&T, &mut Vec<u8>)> Pieces<T, W> {
         }
         while self.text.len() < PIECE_BYTES {
             let Some(element) = self.elements.next().await else {
-                self.text.extend_from_slice(self.tail);
+                self.text.append(&mut self.tail);
                 self.ended = true;
                 break;
             };
