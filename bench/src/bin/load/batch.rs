@@ -13,6 +13,8 @@ use crate::http::{self, Client};
 use crate::{Arguments, Outcome, keys};
 
 const LINES_A_CHUNK: usize = 512;
+/// How often `paced` sends.
+const PACE: Duration = Duration::from_millis(50);
 
 pub(crate) fn batch(arguments: &Arguments) -> Outcome {
     let url = arguments.text("url")?;
@@ -74,6 +76,44 @@ pub(crate) fn batch(arguments: &Arguments) -> Outcome {
         lowest.map_or(rate, |lowest| lowest as f64),
         total.longest.as_secs_f64() * 1e6,
     ))
+}
+
+/// Creates fresh keys at a rate, in a batch of its own every 50 ms.
+pub(crate) fn paced(arguments: &Arguments) -> Outcome {
+    let mut client = Client::connect(arguments.text("url")?)?;
+    let rate: f64 = arguments.number("rate")?;
+    let tag = keys::fresh_tag("paced");
+    let mut lines = Lines::new("create", &tag, 0, 1, u32::MAX);
+    let stride = lines.stride;
+    let mut total = Results::default();
+    let began = Instant::now();
+    let until = began + Duration::from_secs_f64(arguments.number("seconds")?);
+    let mut body = Vec::new();
+    while Instant::now() < until {
+        let due = (began.elapsed().as_secs_f64() * rate) as u64;
+        body.clear();
+        while (total.count + (body.len() / stride) as u64) < due {
+            let missing = due - total.count - (body.len() / stride) as u64;
+            let chunk = lines.fill();
+            let taken = chunk.len().min(usize::try_from(missing).unwrap_or(usize::MAX).saturating_mul(stride));
+            body.extend_from_slice(&chunk[..taken]);
+            let unsent = (chunk.len() - taken) / stride;
+            lines.next -= u32::try_from(unsent).unwrap_or_default();
+        }
+        if !body.is_empty() {
+            let response = client.post("/answers/batch", &body)?;
+            if !response.is_success() {
+                return Err(http::invalid(response.shown()));
+            }
+            total.count(&response.body);
+        }
+        thread::sleep(PACE);
+    }
+    if let Some(line) = total.first_bad {
+        return Err(http::invalid(format!("{} of {} results are not 2xx, the first: {line}", total.bad, total.count)));
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(format!("BENCH rate={:.0} count={} seconds={seconds:.3}", total.count as f64 / seconds, total.count))
 }
 
 /// Chunks of lines; only the digits of keys and values differ between them.

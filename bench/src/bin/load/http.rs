@@ -73,6 +73,10 @@ impl Client {
         self.call("POST", path, "Content-Type: application/json\r\n", body)
     }
 
+    pub(crate) fn put(&mut self, path: &str, body: &[u8]) -> io::Result<Response> {
+        self.call("PUT", path, "Content-Type: application/json\r\n", body)
+    }
+
     /// `headers` are whole lines, each with its line end.
     fn call(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> io::Result<Response> {
         self.request.clear();

@@ -23,6 +23,8 @@ const USAGE: &str = "usage: load <what> [--name value]...
            NDJSON through POST /answers/batch; commands/s, lowest second, longest stall.
            With --keys the keys are those that get.lua reads, unless --tag says otherwise
   single --url U --seconds S             one connection, one POST after the other, fresh keys
+  known  --url U --seconds S             one connection, PUTs on 100 keys that are there
+  paced  --url U --rate R --seconds S    R commands a second on fresh keys, in batches every 50 ms
   lag    --url U --read R --seconds S    from a POST's answer to the answer of a GET that awaits it
   fsync  --dir D --seconds S [--file written|sparse|grown] [--bytes 200]
            the disk's own append and fdatasync
@@ -54,6 +56,8 @@ fn run() -> Outcome {
     match what.as_str() {
         "batch" => batch::batch(&arguments),
         "single" => requests::single(&arguments),
+        "known" => requests::known(&arguments),
+        "paced" => batch::paced(&arguments),
         "lag" => requests::lag(&arguments),
         "fsync" => disk::fsync(&arguments),
         "watch" => probe::watch(&arguments),

@@ -9,6 +9,8 @@ use crate::http::{self, Client, Response};
 use crate::latency::Latencies;
 use crate::{Arguments, Outcome, keys};
 
+/// How many keys `known` writes to.
+const KNOWN: u32 = 100;
 /// How often the lag is sampled.
 const EVERY: Duration = Duration::from_millis(20);
 
@@ -27,6 +29,36 @@ pub(crate) fn single(arguments: &Arguments) -> Outcome {
         expect_success(&response)?;
     }
     let rate = f64::from(writes.made) / began.elapsed().as_secs_f64();
+    Ok(format!("BENCH rate={rate:.0} {}", latencies.report()))
+}
+
+/// PUTs new values on a hundred keys in turn, one request after the other.
+pub(crate) fn known(arguments: &Arguments) -> Outcome {
+    let mut client = Client::connect(arguments.text("url")?)?;
+    let tag = keys::fresh_tag("known");
+    let mut latencies = Latencies::default();
+    let mut made = 0_u32;
+    let mut put = |key: u32| -> io::Result<Duration> {
+        let mut value = [0; keys::VALUE_LEN];
+        keys::put_value(&mut value, made);
+        made += 1;
+        let body = format!(r#"{{"value":"{}"}}"#, String::from_utf8_lossy(&value));
+        let sent = Instant::now();
+        let response = client.put(&format!("/answers/{}", keys::key(key, &tag)), body.as_bytes())?;
+        let took = sent.elapsed();
+        expect_success(&response).map(|()| took)
+    };
+    for key in 0..KNOWN {
+        put(key)?;
+    }
+    let began = Instant::now();
+    let until = began + Duration::from_secs_f64(arguments.number("seconds")?);
+    let mut count = 0;
+    while Instant::now() < until {
+        latencies.record(put(count % KNOWN)?);
+        count += 1;
+    }
+    let rate = f64::from(count) / began.elapsed().as_secs_f64();
     Ok(format!("BENCH rate={rate:.0} {}", latencies.report()))
 }
 
