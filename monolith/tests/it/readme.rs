@@ -50,7 +50,8 @@ fn only_starts_and_tests_are_left_out() {
         .map(|script| script.commands.trim().to_owned())
         .collect();
     for commands in &left_out {
-        assert!(commands.contains("cargo run") || commands.starts_with("./test.sh"), "left out: {commands}");
+        let is_known = ["cargo run", "./test.sh", "docker", "minikube"].iter().any(|word| commands.contains(word));
+        assert!(is_known, "left out: {commands}");
     }
     assert!(left_out.iter().any(|commands| commands == "cargo run --release -p monolith"));
 }
