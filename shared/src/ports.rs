@@ -459,7 +459,7 @@ pub struct StatsQuery {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatsRow {
     pub start: Timestamp,
-    /// The member's text as it is read; none where it is missing.
+    /// The member's text, a time's with six digits; none where it is missing.
     pub value: Option<String>,
     pub count: u64,
 }
@@ -494,7 +494,8 @@ pub trait LogReader: Send + Sync {
     async fn count(&self, filter: &Filter) -> Result<Seen<u64>, StoreError>;
 
     /// How many there are in each time bucket with each value of a member, in that
-    /// order, nulls first; none if there are more rows than the limit.
+    /// order, nulls first; none if there are more rows than the limit, or more than some
+    /// megabytes of them.
     async fn stats(&self, query: StatsQuery) -> Result<Seen<Option<Vec<StatsRow>>>, StoreError>;
 
     /// The latest change of each log event whose latest change lies behind a position,

@@ -1,4 +1,5 @@
 //! JSON shapes and the domain, one into the other. Pure: no HTTP, no stores.
 
 pub mod answers;
+pub mod events;
 pub mod time;

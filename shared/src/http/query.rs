@@ -21,6 +21,21 @@ impl Query {
         Ok(Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect()))
     }
 
+    /// Refuses what a path does not know, and what is given twice.
+    ///
+    /// # Errors
+    /// 400 with the name.
+    pub fn only(&self, known: &[&str]) -> Result<(), ApiError> {
+        for (name, _) in &self.0 {
+            if !known.contains(&name.as_str()) {
+                let name: String = name.chars().take(64).collect();
+                return Err(ApiError::bad_request(format!("{name}: is no parameter here")));
+            }
+            self.get(name)?;
+        }
+        Ok(())
+    }
+
     /// The value of a parameter.
     ///
     /// # Errors
@@ -80,6 +95,15 @@ mod tests {
         assert_eq!(query.last("a"), Some("2"));
         assert_eq!(query.last("d"), None);
         assert!(Query::parse(Some("a=%FF")).is_err());
+    }
+
+    #[test]
+    fn what_nobody_knows_is_refused() {
+        let only =
+            |text: &str| Query::parse(Some(text)).and_then(|q| q.only(&["a", "b"])).map_err(|e| e.message().to_owned());
+        assert_eq!(only("b=1&a=2"), Ok(()));
+        assert_eq!(only("a=1&c=2"), Err("c: is no parameter here".into()));
+        assert_eq!(only("a=1&a=1"), Err("a: must not be given twice".into()));
     }
 
     #[test]

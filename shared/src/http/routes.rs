@@ -9,6 +9,7 @@ use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing::MethodRouter;
+use uuid::Uuid;
 
 use super::error::ApiError;
 use crate::domain::answer::Key;
@@ -25,6 +26,22 @@ impl<S: Send + Sync> FromRequestParts<S> for KeyPath {
         let params = RawPathParams::from_request_parts(parts, state).await.map_err(no_text)?;
         let text = params.iter().find(|(name, _)| *name == "key").map_or("batch", |(_, text)| text);
         Key::parse(text).map(Self).map_err(|error| ApiError::bad_request(format!("path: the key {error}")))
+    }
+}
+
+/// The id that a path names, as UUIDs are written everywhere: with hyphens, in letters
+/// of any case.
+pub struct IdPath(pub Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for IdPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let malformed = || ApiError::bad_request("path: the id must be a UUID");
+        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| malformed())?;
+        let text = params.iter().find(|(name, _)| *name == "id").map(|(_, text)| text);
+        let hyphenated = text.filter(|text| text.len() == uuid::fmt::Hyphenated::LENGTH);
+        hyphenated.and_then(|text| Uuid::try_parse(text).ok()).map(Self).ok_or_else(malformed)
     }
 }
 

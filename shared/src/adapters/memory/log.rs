@@ -94,12 +94,18 @@ impl LogRows {
     }
 
     pub(super) fn stats(&self, query: &StatsQuery) -> Option<Vec<StatsRow>> {
-        let mut rows = BTreeMap::<_, u64>::new();
+        let (mut rows, mut bytes) = (BTreeMap::<_, u64>::new(), 0);
         for Record { event, .. } in self.live().filter(|record| query.filter.matches(&record.event)) {
             let bucket = event.members.timestamp.micros().div_euclid(query.interval);
             let start = Timestamp::from_micros(bucket.saturating_mul(query.interval));
-            *rows.entry((start, text_of(&event, &query.by))).or_default() += 1;
-            if rows.len() > query.limit {
+            let value = text_of(&event, &query.by);
+            let length = value.as_ref().map_or(0, String::len);
+            let count = rows.entry((start, value)).or_default();
+            if *count == 0 {
+                bytes += length;
+            }
+            *count += 1;
+            if rows.len() > query.limit || bytes > PAGE_BYTES {
                 return None;
             }
         }
