@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::{self, BoxFuture};
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, BoxStream, TryStreamExt};
 use shared::domain::filter::Filter;
 use shared::domain::log_event::{Rejection, Session};
 use shared::domain::stream::Position;
@@ -25,8 +25,8 @@ pub struct LogQueries {
     queries: Queries,
 }
 
-/// The pages of a whole list, one after the other.
-pub type Pages<T> = stream::BoxStream<'static, Result<Vec<T>, Error>>;
+/// A whole list, read a page at a time while it is taken.
+pub type Whole<T> = BoxStream<'static, Result<T, Error>>;
 
 /// Reads the page that begins behind a row.
 type Behind<T> = Box<dyn Fn(&T) -> BoxFuture<'static, Result<Page<T>, Error>> + Send>;
@@ -125,8 +125,8 @@ impl LogQueries {
         Ok(self.log.rejections(query).await?)
     }
 
-    /// All log events that there are now, in an order, in pages that are read while
-    /// they are taken. The first has been read already.
+    /// All log events that there are now, in an order. The first page has been read
+    /// already, the others are read while they are taken.
     ///
     /// # Errors
     /// As `event`.
@@ -135,7 +135,7 @@ impl LogQueries {
         filter: Filter,
         order: Order,
         awaited: Option<Position>,
-    ) -> Result<Seen<Pages<Record>>, Error> {
+    ) -> Result<Seen<Whole<Record>>, Error> {
         let query = move |from| EventsQuery { filter: filter.clone(), order, from, limit: PAGE };
         let Seen { found, position } = self.events(query(From::Start), awaited).await?;
         let log = self.log.clone();
@@ -143,10 +143,9 @@ impl LogQueries {
             let (log, query) = (log.clone(), query(From::Behind(order.place_of(&last.event))));
             Box::pin(async move { Ok(page_of(log.events(query).await?.found)) })
         };
-        let pages = whole(page_of(found), Box::new(behind));
         // Events that are recorded meanwhile would make a list endless.
         let known = move |record: &Record| record.event.number <= position.0;
-        Ok(Seen { found: only(pages, known), position })
+        Ok(Seen { found: whole(page_of(found), Box::new(behind), known), position })
     }
 
     /// All sessions, as `all`.
@@ -157,7 +156,7 @@ impl LogQueries {
         &self,
         descending: bool,
         awaited: Option<Position>,
-    ) -> Result<Seen<Pages<Arc<Session>>>, Error> {
+    ) -> Result<Seen<Whole<Arc<Session>>>, Error> {
         let query = move |behind| ListQuery { descending, behind, limit: PAGE };
         let Seen { found, position } = self.sessions(query(None), awaited).await?;
         let log = self.log.clone();
@@ -166,7 +165,7 @@ impl LogQueries {
             Box::pin(async move { Ok(log.sessions(query).await?.found) })
         };
         let known = move |session: &Arc<Session>| session.position <= position;
-        Ok(Seen { found: only(whole(found, Box::new(behind)), known), position })
+        Ok(Seen { found: whole(found, Box::new(behind), known), position })
     }
 
     /// All rejections, as `all`.
@@ -177,7 +176,7 @@ impl LogQueries {
         &self,
         descending: bool,
         awaited: Option<Position>,
-    ) -> Result<Seen<Pages<Arc<Rejection>>>, Error> {
+    ) -> Result<Seen<Whole<Arc<Rejection>>>, Error> {
         let query = move |behind| ListQuery { descending, behind, limit: PAGE };
         let Seen { found, position } = self.rejections(query(None), awaited).await?;
         let log = self.log.clone();
@@ -186,7 +185,7 @@ impl LogQueries {
             Box::pin(async move { Ok(log.rejections(query).await?.found) })
         };
         let known = move |rejection: &Arc<Rejection>| rejection.number <= position.0;
-        Ok(Seen { found: only(whole(found, Box::new(behind)), known), position })
+        Ok(Seen { found: whole(found, Box::new(behind), known), position })
     }
 }
 
@@ -194,22 +193,18 @@ fn page_of(EventsPage { events, more }: EventsPage) -> Page<Record> {
     Page { found: events, more }
 }
 
-/// A list from its first page on, as long as there is more.
-fn whole<T: Send + Sync + 'static>(first: Page<T>, behind: Behind<T>) -> Pages<T> {
+/// The rows of a list from its first page on of which something is true.
+fn whole<T>(first: Page<T>, behind: Behind<T>, is_true: impl Fn(&T) -> bool + Send + 'static) -> Whole<T>
+where
+    T: Send + Sync + 'static,
+{
     let first: BoxFuture<'static, _> = Box::pin(future::ready(Ok(first)));
-    Box::pin(stream::try_unfold((Some(first), behind), async |(next, behind)| {
+    let pages = stream::try_unfold((Some(first), behind), async |(next, behind)| {
         let Some(next) = next else { return Ok(None) };
-        let page = next.await?;
+        let page: Page<T> = next.await?;
         let next = page.found.last().filter(|_| page.more).map(&behind);
-        Ok(Some((page.found, (next, behind))))
-    }))
-}
-
-/// Those rows of a list of which something is true.
-fn only<T: Send + 'static>(pages: Pages<T>, is_true: impl Fn(&T) -> bool + Send + Copy + 'static) -> Pages<T> {
-    let keep = move |mut page: Vec<T>| {
-        page.retain(is_true);
-        page
-    };
-    Box::pin(pages.map(move |page| page.map(keep)))
+        Ok::<_, Error>(Some((page.found, (next, behind))))
+    });
+    let rows = pages.map_ok(|rows| stream::iter(rows.into_iter().map(Ok::<T, Error>))).try_flatten();
+    Box::pin(rows.try_filter(move |row| future::ready(is_true(row))))
 }
