@@ -99,6 +99,9 @@ async fn calls_are_refused() {
     assert!(matches!(append(&client).await, Err(Error::ServerError(_))));
     assert!(count(&client).await.is_err());
     server.switches().refuse_calls(false);
+    server.switches().fail_reads(true);
+    assert!(count(&client).await.is_err());
+    server.switches().fail_reads(false);
     assert_eq!(count_again(&client).await, 1);
 }
 

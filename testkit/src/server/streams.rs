@@ -8,6 +8,7 @@ use super::batch::Batch;
 use super::connection::{Link, admit};
 use super::read::Reader;
 use super::{Context, append, wire};
+use crate::core::Fault;
 use crate::proto::streams::streams_server::Streams;
 use crate::proto::streams::{
     AppendReq, AppendResp, BatchAppendReq, DeleteReq, DeleteResp, ReadReq, TombstoneReq, TombstoneResp, delete_resp,
@@ -27,6 +28,9 @@ impl Streams for StreamsService {
         let delay = self.0.switches.read_delay();
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
+        }
+        if self.0.switches.reads_failed() {
+            return Err(Fault::Unknown("the log cannot be read".to_owned()).into());
         }
         Ok(Response::new(Reader::open(self.0.clone(), request.into_inner())?))
     }

@@ -34,6 +34,7 @@ pub struct Switches {
     append_delay: AtomicU64,
     read_delay: AtomicU64,
     calls_refused: AtomicBool,
+    reads_failed: AtomicBool,
     connections_refused: AtomicBool,
     refuse_appends: AtomicU64,
     lose_replies: AtomicU64,
@@ -49,6 +50,7 @@ impl Default for Switches {
             append_delay: AtomicU64::new(0),
             read_delay: AtomicU64::new(0),
             calls_refused: AtomicBool::new(false),
+            reads_failed: AtomicBool::new(false),
             connections_refused: AtomicBool::new(false),
             refuse_appends: AtomicU64::new(0),
             lose_replies: AtomicU64::new(0),
@@ -74,6 +76,12 @@ impl Switches {
     /// New calls fail with Unavailable. Open batches and subscriptions go on.
     pub fn refuse_calls(&self, refuse: bool) {
         self.calls_refused.store(refuse, Ordering::Relaxed);
+    }
+
+    /// New reads and subscriptions fail with Unknown, as those of a server that cannot
+    /// read its files.
+    pub fn fail_reads(&self, fail: bool) {
+        self.reads_failed.store(fail, Ordering::Relaxed);
     }
 
     /// New connections are closed at once.
@@ -125,6 +133,10 @@ impl Switches {
 
     pub(super) fn calls_refused(&self) -> bool {
         self.calls_refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reads_failed(&self) -> bool {
+        self.reads_failed.load(Ordering::Relaxed)
     }
 
     pub(super) fn connections_refused(&self) -> bool {
