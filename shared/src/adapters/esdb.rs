@@ -5,6 +5,7 @@
 //! keeps both alive.
 
 mod append;
+mod at;
 mod claims;
 mod feed;
 mod link;
@@ -37,8 +38,8 @@ use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent,
 use crate::domain::time::Timestamp;
 use crate::metrics::EsdbMetrics;
 use crate::ports::{
-    Appended, Checkpoint, Claim, ClaimedAppend, Direction, EventFeed, EventStore, Health, LogId, Outcomes, StoreError,
-    Subscription,
+    Append, Appended, Checkpoint, Claim, ClaimedAppend, Direction, EventFeed, EventStore, Health, LogId, Outcomes,
+    StoreError, Subscription,
 };
 
 /// What the adapter is told at start.
@@ -117,8 +118,12 @@ impl EventStore for EsdbEvents {
         Ok(last.into_iter().next())
     }
 
-    async fn at(&self, _position: Position) -> Result<Option<RecordedEvent>, StoreError> {
-        Err(StoreError::Unavailable { what: link::WHAT, source: None })
+    async fn at(&self, position: Position) -> Result<Option<RecordedEvent>, StoreError> {
+        self.link().at(position).await
+    }
+
+    async fn append_each(&self, appends: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        self.appender().append_each(appends).await
     }
 }
 

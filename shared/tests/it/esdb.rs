@@ -5,6 +5,7 @@ mod claims;
 mod faults;
 mod figures;
 mod others;
+mod places;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,9 +1,11 @@
 //! Appending: sent on a session, sent again while the outcome is unknown, and settled
 //! by what stands in the stream.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -14,12 +16,14 @@ use super::sessions::{Answer, Loss, Stored, Then};
 use super::stored;
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::metrics::EsdbMetrics;
-use crate::ports::{Appended, Direction, StoreError};
+use crate::ports::{Append, Appended, Direction, StoreError};
 
 /// How long an append may take, with all that it takes to settle it.
 pub(super) const APPEND: Duration = Duration::from_secs(5);
 /// The pause before what was appended is read again.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Appends of one call that are under way at once.
+const PIPELINE: usize = 256;
 /// What may wait at once, in units of 4 KiB: 64 MiB.
 const WAITING_UNITS: usize = 16 * 1024;
 const UNIT_BYTES: usize = 4 * 1024;
@@ -70,6 +74,37 @@ impl Appender {
             self.metrics.appended(begun.elapsed());
         }
         appended
+    }
+
+    /// As `EventStore::append_each`. Behind one that shows that the server is away, or
+    /// takes no more, none is begun: a long call would wait for each.
+    pub(super) async fn append_each(&self, appends: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        let away = OnceLock::new();
+        let numbered = appends.into_iter().enumerate();
+        let appended = numbered.map(|(index, append)| self.one_of_many(index, append, &away));
+        let mut all: Vec<_> = stream::iter(appended).buffer_unordered(PIPELINE).collect().await;
+        all.sort_unstable_by_key(|(index, _)| *index);
+        all.into_iter().map(|(_, appended)| appended).collect()
+    }
+
+    async fn one_of_many(
+        &self,
+        index: usize,
+        Append { stream, expected, events }: Append,
+        away: &OnceLock<StoreError>,
+    ) -> (usize, Result<Appended, StoreError>) {
+        if let Some(error) = away.get() {
+            return (index, Err(error.clone()));
+        }
+        let appended = match self.place(&events) {
+            Ok(_place) => self.append(&stream, expected, &events).await,
+            Err(error) => Err(error),
+        };
+        if let Some(error) = appended.as_ref().err().and_then(not_begun) {
+            // Whoever comes first has said why.
+            let _ = away.set(error);
+        }
+        (index, appended)
     }
 
     async fn settled(
@@ -225,6 +260,15 @@ impl Appender {
                 return Ok(others.filter(|_| first.is_none()).map_or(Behind::Else, Behind::Others));
             }
         }
+    }
+}
+
+/// What an error says to appends behind it that were not begun, if it is theirs too.
+fn not_begun(error: &StoreError) -> Option<StoreError> {
+    match error {
+        StoreError::Busy | StoreError::Full { .. } | StoreError::Unavailable { .. } => Some(error.clone()),
+        StoreError::OutcomeUnknown { what, source } => Some(StoreError::Unavailable { what, source: source.clone() }),
+        StoreError::Conflict | StoreError::Corrupt { .. } | StoreError::Foreign { .. } => None,
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::link::{Link, Open, WHAT, unavailable};
 use super::node::{Answers, ReadError};
 use super::proto::{Content, LogPosition, ReadResp};
-use super::read::{READ, next, until};
+use super::read::{Broken, READ, next, until};
 use super::stored;
 use crate::domain::stream::{Position, RecordedEvent};
 use crate::ports::{Batch, Checkpoint, LogId, StoreError, Subscription};
@@ -89,33 +89,23 @@ impl Link {
     async fn look<T>(
         &self,
         open: &std::sync::Arc<Open>,
-        look: impl Future<Output = Result<T, Looked>>,
+        look: impl Future<Output = Result<T, Broken>>,
     ) -> Result<T, StoreError> {
         look.await.map_err(|failed| match failed {
-            Looked::Read(error) => self.read_failed(open, error),
-            Looked::Store(error) => error,
+            Broken::Read(error) => self.read_failed(open, error),
+            Broken::Store(error) => error,
         })
     }
 }
 
-enum Looked {
-    Read(ReadError),
-    Store(StoreError),
-}
-
-impl From<ReadError> for Looked {
-    fn from(error: ReadError) -> Self {
-        Self::Read(error)
-    }
-}
-
-async fn last_of_all(open: &Open) -> Result<Position, Looked> {
+/// The position of the last event, whoever's it is.
+pub(super) async fn last_of_all(open: &Open) -> Result<Position, Broken> {
     let deadline = Instant::now() + READ;
     let mut answers = until(deadline, open.node.backwards(None, false, 1)).await?;
     Ok(next(&mut answers, deadline).await?.map_or(Position::START, |event| Position(event.position)))
 }
 
-async fn look(open: &Open, seen: Seen) -> Result<Seen, Looked> {
+async fn look(open: &Open, seen: Seen) -> Result<Seen, Broken> {
     let end = last_of_all(open).await?;
     let log = Some(open.log);
     if end <= seen.end || seen.end > Position::START && !any_of_ours(open, seen.end).await? {
@@ -126,7 +116,7 @@ async fn look(open: &Open, seen: Seen) -> Result<Seen, Looked> {
 }
 
 /// Whether anything of ours stands behind a position.
-async fn any_of_ours(open: &Open, behind: Position) -> Result<bool, Looked> {
+async fn any_of_ours(open: &Open, behind: Position) -> Result<bool, Broken> {
     let deadline = Instant::now() + READ;
     let mut from = behind;
     loop {
@@ -135,7 +125,7 @@ async fn any_of_ours(open: &Open, behind: Position) -> Result<bool, Looked> {
         while let Some(event) = next(&mut answers, deadline).await? {
             looked += 1;
             from = Position(event.position);
-            if from > begin && stored::decode(event, open.log).map_err(Looked::Store)?.is_some() {
+            if from > begin && stored::decode(event, open.log).map_err(Broken::Store)?.is_some() {
                 return Ok(true);
             }
         }
@@ -145,7 +135,7 @@ async fn any_of_ours(open: &Open, behind: Position) -> Result<bool, Looked> {
     }
 }
 
-async fn last_of_ours(open: &Open) -> Result<Position, Looked> {
+async fn last_of_ours(open: &Open) -> Result<Position, Broken> {
     let deadline = Instant::now() + READ;
     let (mut before, mut count) = (None, 1);
     loop {
@@ -154,7 +144,7 @@ async fn last_of_ours(open: &Open) -> Result<Position, Looked> {
         while let Some(event) = next(&mut answers, deadline).await? {
             looked += 1;
             before = Some(Position(event.position));
-            if let Some(ours) = stored::decode(event, open.log).map_err(Looked::Store)? {
+            if let Some(ours) = stored::decode(event, open.log).map_err(Broken::Store)? {
                 return Ok(ours.position);
             }
         }

@@ -235,6 +235,19 @@ impl From<Status> for ReadError {
 }
 
 impl ReadError {
+    /// Whether it may be the answer to where the read was to begin, and no failure at all:
+    /// the server said it itself, and something lies behind the status of a connection
+    /// that broke.
+    pub(super) fn may_be_of_the_place(&self) -> bool {
+        match self {
+            Self::Node(status) | Self::Refused(status) => {
+                matches!(status.code(), Code::Unknown | Code::InvalidArgument | Code::OutOfRange)
+                    && std::error::Error::source(status).is_none()
+            }
+            Self::Late => false,
+        }
+    }
+
     /// Whether the stream was deleted for good.
     pub(super) fn is_stream_deleted(&self) -> bool {
         match self {
@@ -298,6 +311,13 @@ impl Node {
         self.read(&self.transport.reads, options).await
     }
 
+    /// The first event, whoever's it is, from a position on, that one included.
+    pub(super) async fn first_from(&self, position: Position) -> Result<Answers, Status> {
+        let source = Source::All(All { from: Some(at(position)) });
+        let options = options(source, Direction::Forwards, Amount::Count(1), Filtering::None(Empty {}));
+        self.read(&self.transport.reads, options).await
+    }
+
     /// All events under our prefixes behind a checkpoint, and those that are to come.
     pub(super) async fn subscribe(&self, after: Checkpoint) -> Result<Answers, Status> {
         let from = if after == Checkpoint::START {
@@ -321,6 +341,11 @@ impl Node {
         let codec = ProstCodec::<ReadReq, ReadResp>::default();
         Ok(grpc.server_streaming(request, PathAndQuery::from_static(READ), codec).await?.into_inner())
     }
+}
+
+/// Whether events of a stream of this name are part of the log.
+pub(super) fn is_followed(name: &[u8]) -> bool {
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
 fn at(position: Position) -> FromPosition {

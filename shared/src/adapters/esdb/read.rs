@@ -44,8 +44,8 @@ pub(super) async fn next(answers: &mut Answers, deadline: Instant) -> Result<Opt
     Ok(None)
 }
 
-/// A read that broke off, with what came before.
-enum Broken {
+/// Why a read broke off.
+pub(super) enum Broken {
     Read(ReadError),
     Store(StoreError),
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use eventstore::{BatchAppendOptions, EventData, StreamState};
 use shared::domain::stream::ExpectedRevision;
-use shared::ports::{Checkpoint, EventFeed, EventStore};
+use shared::ports::{Append, Checkpoint, EventFeed, EventStore};
 
 use super::{Place, event, exact, fresh, soon};
 
@@ -32,6 +32,18 @@ async fn figures_of_appends() {
         }
     }
     let log = place.log();
+    for count in [500, 10_000] {
+        let appends = (0..count).map(|_| Append {
+            stream: fresh(),
+            expected: ExpectedRevision::NoStream,
+            events: vec![event("value")],
+        });
+        let appends = appends.collect();
+        let begun = Instant::now();
+        let outcomes = log.append_each(appends).await;
+        assert!(outcomes.iter().all(Result::is_ok));
+        println!("{count} appends in one call: {:.0}/s", f64::from(count) / begun.elapsed().as_secs_f64());
+    }
     let mut subscription = log.subscribe(Checkpoint::START).await.unwrap();
     let (begun, head, mut count, mut batches) = (Instant::now(), log.head().await.unwrap(), 0, 0);
     loop {
