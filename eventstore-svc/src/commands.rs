@@ -9,7 +9,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -24,15 +23,13 @@ use shared::domain::time::Timestamp;
 use shared::error::Error;
 use shared::metrics::Metrics;
 use shared::ports::{Claim, ClaimedAppend, EventStore, Outcomes, StoreError, done};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::detach::Detach;
+use crate::places::{Place, Places, units};
 
-/// What all waiting commands may take, in units of 4 KiB: 64 MiB.
-const WAITING_UNITS: usize = 16 * 1024;
-const UNIT_BYTES: usize = 4 * 1024;
 /// A run holds at most this many commands.
 pub const RUN_COMMANDS: usize = 128;
 /// And about this many bytes: EventStoreDB takes 1 MiB in one append.
@@ -59,43 +56,8 @@ struct Inner {
     busy: Vec<Mutex<Busy>>,
     hasher: RandomState,
     states: Cache<Key, AnswerState>,
-    waiting: Arc<Places>,
+    waiting: Places,
     claimed: Arc<Mutex<HashSet<IdempotencyKey>>>,
-}
-
-/// What may wait at once; to take and give back costs one atomic step.
-struct Places {
-    taken: AtomicUsize,
-    /// Who waits for a place.
-    waiting: AtomicUsize,
-    given_back: Notify,
-}
-
-impl Places {
-    fn take(self: &Arc<Self>, units: usize) -> Option<Place> {
-        let before = self.taken.fetch_add(units, Ordering::AcqRel);
-        if before + units <= WAITING_UNITS {
-            return Some(Place { of: self.clone(), units });
-        }
-        // Nobody is told: nothing was given back.
-        self.taken.fetch_sub(units, Ordering::AcqRel);
-        None
-    }
-}
-
-/// A place among the commands that wait, given back when dropped.
-pub struct Place {
-    of: Arc<Places>,
-    units: usize,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.of.taken.fetch_sub(self.units, Ordering::AcqRel);
-        if self.of.waiting.load(Ordering::Acquire) > 0 {
-            self.of.given_back.notify_waiters();
-        }
-    }
 }
 
 /// The right to use an `Idempotency-Key` in this process, for as long as it lives.
@@ -155,11 +117,7 @@ impl Commands {
             busy: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::default(),
             states: Cache::new(STATES),
-            waiting: Arc::new(Places {
-                taken: AtomicUsize::new(0),
-                waiting: AtomicUsize::new(0),
-                given_back: Notify::new(),
-            }),
+            waiting: Places::default(),
             claimed: Arc::default(),
         }))
     }
@@ -169,7 +127,7 @@ impl Commands {
     /// # Errors
     /// `Busy` if too much is waiting.
     pub fn place(&self, command: &AnswerCommand) -> Result<Place, Error> {
-        self.0.waiting.take(units(command)).ok_or(Error::Failed(StoreError::Busy))
+        self.0.waiting.take(units(command.size())).ok_or(Error::Failed(StoreError::Busy))
     }
 
     /// A place for a command, waiting for it.
@@ -177,24 +135,7 @@ impl Commands {
     /// # Errors
     /// `Busy` if there is none within some seconds.
     pub async fn wait_for_place(&self, command: &AnswerCommand) -> Result<Place, Error> {
-        let (places, units) = (&self.0.waiting, units(command));
-        if let Some(place) = places.take(units) {
-            return Ok(place);
-        }
-        let wait = async {
-            loop {
-                // Looking again after listening: nothing is missed.
-                let given_back = places.given_back.notified();
-                match places.take(units) {
-                    Some(place) => return place,
-                    None => given_back.await,
-                }
-            }
-        };
-        places.waiting.fetch_add(1, Ordering::AcqRel);
-        let place = tokio::time::timeout(CONFLICT_TIME, wait).await;
-        places.waiting.fetch_sub(1, Ordering::AcqRel);
-        place.map_err(|_| Error::Failed(StoreError::Busy))
+        self.0.waiting.wait(units(command.size())).await.ok_or(Error::Failed(StoreError::Busy))
     }
 
     /// Claims an `Idempotency-Key` for a request and looks up what is kept under it.
@@ -294,10 +235,6 @@ async fn led(lead: Detach, answer: oneshot::Receiver<Result<Outcome, Error>>) ->
     answered.map_err(lost)?
 }
 
-fn units(command: &AnswerCommand) -> usize {
-    1 + command.size() / UNIT_BYTES
-}
-
 impl Inner {
     fn count(&self, verb: &'static str, outcome: &Result<Outcome, Error>) {
         let outcome = match outcome {
@@ -305,6 +242,7 @@ impl Inner {
             Ok(Outcome::Refused(refused)) => match refused.refusal {
                 Refusal::KeyExists => "key_exists",
                 Refusal::KeyNotFound => "key_not_found",
+                Refusal::EventNotFound => "event_not_found",
                 Refusal::NotMatched | Refusal::Matched => "precondition_failed",
             },
             // No command on an answer comes to that.

@@ -5,6 +5,9 @@ mod detach;
 pub mod history;
 mod http;
 pub mod live;
+pub mod log;
+mod places;
+mod turns;
 
 use std::sync::Arc;
 
@@ -18,11 +21,13 @@ use shared::http::routes::labelled;
 use commands::Commands;
 use history::History;
 use live::Live;
+use log::LogCommands;
 
 /// What the routes of the write side work with.
 #[derive(Clone)]
 pub struct WriteSide {
     pub commands: Commands,
+    pub log: LogCommands,
     pub history: History,
     pub live: Live,
     pub lifecycle: Lifecycle,

@@ -7,6 +7,7 @@ use eventstore_svc::WriteSide;
 use eventstore_svc::commands::Commands;
 use eventstore_svc::history::History;
 use eventstore_svc::live::Live;
+use eventstore_svc::log::LogCommands;
 use shared::adapters::esdb::{self, EsdbEvents};
 use shared::http::elsewhere::WRITE_SIDE;
 use shared::http::health::{Remote, nothing_to_refresh};
@@ -39,6 +40,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let live = Live::new(events.clone(), lifecycle.clone());
     let write_side = WriteSide {
         commands: Commands::new(events.clone(), events.clone(), process.metrics.clone()),
+        log: LogCommands::new(events.clone(), events.clone(), process.metrics.clone()),
         history: History::new(events.clone()),
         live: live.clone(),
         lifecycle,

@@ -6,6 +6,7 @@ use eventstore_svc::WriteSide;
 use eventstore_svc::commands::Commands;
 use eventstore_svc::history::History;
 use eventstore_svc::live::Live;
+use eventstore_svc::log::LogCommands;
 use projection_svc::ReadSide;
 use projection_svc::log::LogQueries;
 use projection_svc::queries::Queries;
@@ -28,6 +29,7 @@ pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failur
     let live = Live::new(storage.feed.clone(), lifecycle.clone());
     let write_side = WriteSide {
         commands: Commands::new(storage.events.clone(), storage.outcomes.clone(), metrics.clone()),
+        log: LogCommands::new(storage.events.clone(), storage.outcomes.clone(), metrics.clone()),
         history: History::new(storage.events.clone()),
         live: live.clone(),
         lifecycle: lifecycle.clone(),

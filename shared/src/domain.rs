@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod filter;
 pub mod log_event;
+pub mod members;
 pub mod outcome;
 pub mod projection;
 pub mod refusal;

@@ -1,7 +1,9 @@
 //! What can come of a request beside success, before it has a status.
 
 use crate::domain::answer::UnreadableEvent;
+use crate::domain::members::InvalidEvent;
 use crate::domain::outcome::Refused;
+use crate::domain::refusal::Refusal;
 use crate::ports::StoreError;
 
 /// Why a valid request is not carried out.
@@ -10,6 +12,9 @@ pub enum Error {
     /// The domain said no.
     #[error("{}", .0.refusal)]
     Refused(Refused),
+    /// What was sent, or what an amendment would leave, is no log event.
+    #[error(transparent)]
+    Invalid(#[from] InvalidEvent),
     /// The `Idempotency-Key` belongs to another request.
     #[error("Idempotency-Key was used for another request")]
     KeyReused,
@@ -31,6 +36,13 @@ pub enum Error {
     /// A store failed.
     #[error(transparent)]
     Failed(#[from] StoreError),
+}
+
+impl Error {
+    /// There is no such log event, and nothing that says so.
+    pub fn no_event() -> Self {
+        Self::Refused(Refused { refusal: Refusal::EventNotFound, position: None })
+    }
 }
 
 impl From<UnreadableEvent> for Error {

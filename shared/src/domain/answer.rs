@@ -208,7 +208,11 @@ impl Tags {
 }
 
 impl Condition {
-    fn check(&self, live: Option<Revision>) -> Result<(), Refusal> {
+    /// Checks it against the revision of what is there, if something is.
+    ///
+    /// # Errors
+    /// `NotMatched` or `Matched`.
+    pub fn check(&self, live: Option<Revision>) -> Result<(), Refusal> {
         let named = |tags: &Tags| live.is_some_and(|revision| tags.name(revision));
         if self.if_match.as_ref().is_some_and(|tags| !named(tags)) {
             return Err(Refusal::NotMatched);

@@ -11,10 +11,13 @@ pub enum Refusal {
     /// An update or delete on a key that has none.
     #[error("Key not found")]
     KeyNotFound,
-    /// `If-Match` does not name the live answer's revision, or there is no live answer.
-    #[error("If-Match does not name the revision of the live answer")]
+    /// `If-Match` does not name the revision of what is there, or nothing is there.
+    #[error("If-Match does not name the present revision")]
     NotMatched,
-    /// `If-None-Match` names the live answer.
-    #[error("If-None-Match names the live answer")]
+    /// `If-None-Match` names the revision of what is there.
+    #[error("If-None-Match names the present revision")]
     Matched,
+    /// A log event that was never recorded, or is deleted.
+    #[error("Event not found")]
+    EventNotFound,
 }

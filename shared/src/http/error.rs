@@ -4,6 +4,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::headers::EVENT_POSITION;
+use crate::domain::members::InvalidEvent;
 use crate::domain::refusal::Refusal;
 use crate::domain::stream::Position;
 use crate::error::Error;
@@ -136,10 +137,13 @@ impl From<Error> for ApiError {
                 let (status, problem) = match refused.refusal {
                     Refusal::KeyExists => (StatusCode::CONFLICT, "key-exists"),
                     Refusal::KeyNotFound => (StatusCode::NOT_FOUND, "key-not-found"),
+                    Refusal::EventNotFound => (StatusCode::NOT_FOUND, "event-not-found"),
                     Refusal::NotMatched | Refusal::Matched => (StatusCode::PRECONDITION_FAILED, "precondition-failed"),
                 };
                 Self::new(status, problem, message).resting_on(refused.position)
             }
+            Error::Invalid(InvalidEvent::Member { .. }) => Self::bad_request(message),
+            Error::Invalid(InvalidEvent::TooLong) => Self::too_large(message),
             Error::NotFound => Self::new(StatusCode::NOT_FOUND, "key-not-found", message),
             Error::KeyReused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", message),
             Error::InProgress => {
@@ -221,6 +225,7 @@ mod tests {
         assert_eq!(status(Refusal::KeyNotFound), 404);
         assert_eq!(status(Refusal::NotMatched), 412);
         assert_eq!(status(Refusal::Matched), 412);
+        assert_eq!(status(Refusal::EventNotFound), 404);
     }
 
     #[test]
