@@ -12,11 +12,13 @@ mod turns;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::response::Response;
 use axum::routing::{get, patch, post};
 use shared::domain::outcome::Fingerprint;
-use shared::http::health::get_ping;
+use shared::http::health::{self, PingBody};
 use shared::http::lifecycle::Lifecycle;
 use shared::http::routes::labelled;
+use utoipa::openapi::OpenApi;
 
 use commands::Commands;
 use history::History;
@@ -45,6 +47,37 @@ pub fn router(write_side: WriteSide) -> Router {
         .route("/answers/{key}", labelled(key().with_state(state.clone())))
         .route("/answers/{key}/history", labelled(get(history::get_history).with_state(state.clone())))
         .route("/answers/{key}/as-of", labelled(get(history::get_as_of).with_state(state)))
+}
+
+/// What the routes of the write side say of themselves.
+pub fn documented() -> OpenApi {
+    <Documented as utoipa::OpenApi>::openapi()
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(
+    http::answers::post_answer,
+    http::answers::patch_answers,
+    http::batch::post_batch,
+    http::answers::patch_answer,
+    http::answers::put_answer,
+    http::answers::delete_answer,
+    http::history::get_history,
+    http::history::get_as_of,
+    get_ping,
+))]
+struct Documented;
+
+/// That the write side is reached.
+#[utoipa::path(
+    get,
+    path = "/eventstore/ping",
+    tag = "operations",
+    operation_id = "ping_eventstore",
+    responses((status = 200, description = "It is", body = PingBody)),
+)]
+async fn get_ping() -> Response {
+    health::get_ping().await
 }
 
 /// The fingerprint of a request: all that makes a repetition the same request.

@@ -47,6 +47,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
     };
     let service = Service {
         router: eventstore_svc::router(write_side),
+        documented: eventstore_svc::documented(),
         checks: vec![Remote::new("EventStoreDB", events)],
         refresh: nothing_to_refresh(),
         tasks: vec![Box::pin(async move { live.run().await })],

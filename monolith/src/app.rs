@@ -41,6 +41,7 @@ pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failur
     checks.push(watch.clone());
     let service = Service {
         router: eventstore_svc::router(write_side).merge(projection_svc::router(read_side)),
+        documented: eventstore_svc::documented().merge_from(projection_svc::documented()),
         checks,
         refresh: refresh(&storage, watch.clone(), metrics),
         tasks: vec![

@@ -7,10 +7,12 @@ pub mod queries;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::response::Response;
 use axum::routing::get;
-use shared::http::health::get_ping;
+use shared::http::health::{self, PingBody};
 use shared::http::lifecycle::Lifecycle;
 use shared::http::routes::labelled;
+use utoipa::openapi::OpenApi;
 
 use log::LogQueries;
 use queries::Queries;
@@ -33,4 +35,25 @@ pub fn router(read_side: ReadSide) -> Router {
         .route("/answers", labelled(get(answers::get_answers).with_state(state.clone())))
         .route("/answers/batch", labelled(key()))
         .route("/answers/{key}", labelled(key()))
+}
+
+/// What the routes of the read side say of themselves.
+pub fn documented() -> OpenApi {
+    <Documented as utoipa::OpenApi>::openapi()
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(http::answers::get_answers, http::answers::get_answer, get_ping))]
+struct Documented;
+
+/// That the read side is reached.
+#[utoipa::path(
+    get,
+    path = "/projection/ping",
+    tag = "operations",
+    operation_id = "ping_projection",
+    responses((status = 200, description = "It is", body = PingBody)),
+)]
+async fn get_ping() -> Response {
+    health::get_ping().await
 }

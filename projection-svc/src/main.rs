@@ -40,6 +40,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let read_side = ReadSide { queries, log, lifecycle: process.lifecycle.clone() };
     let service = Service {
         router: projection_svc::router(read_side),
+        documented: projection_svc::documented(),
         checks: vec![Remote::new("MongoDB", Arc::new(views))],
         refresh: nothing_to_refresh(),
         tasks: Vec::new(),

@@ -10,6 +10,7 @@ use shared::adapters::mongo::{self, Login, MongoViews, Serves};
 use shared::http::elsewhere::PROJECTOR;
 use shared::metrics::Part;
 use shared::process::{self, Failure, Process, Program, Service};
+use utoipa::openapi::OpenApi;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,6 +40,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let watch = projector.watch(Arc::new(views.clone()));
     let service = Service {
         router: Router::new(),
+        documented: OpenApi::default(),
         checks: vec![watch.clone()],
         refresh: watch.clone().refreshing(),
         tasks: vec![Box::pin(projector.run(process.lifecycle.clone())), Box::pin(watch.run(process.lifecycle.clone()))],

@@ -91,6 +91,16 @@ pub struct Web {
     pub public_url: Option<String>,
 }
 
+impl Web {
+    /// The origin of `PUBLIC_URL`, in lower case.
+    pub fn public_origin(&self) -> Option<String> {
+        let url = self.public_url.as_deref()?;
+        let behind_scheme = url.find("://").map_or(0, |at| at + 3);
+        let end = url[behind_scheme..].find('/').map_or(url.len(), |at| at + behind_scheme);
+        Some(url[..end].to_ascii_lowercase())
+    }
+}
+
 /// An address to listen on; without a host, every address of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {

@@ -10,8 +10,10 @@ use std::time::Duration;
 use axum::Router;
 use futures::future::BoxFuture;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use utoipa::openapi::OpenApi;
 
 use crate::config::{Config, ConfigError, Listen, environment};
+use crate::http::docs::{self, About, pages};
 use crate::http::guard::Guard;
 use crate::http::health::{self, Operations, Refresh};
 use crate::http::lifecycle::Lifecycle;
@@ -50,6 +52,8 @@ pub struct Process {
 /// What a process does when it serves.
 pub struct Service {
     pub router: Router,
+    /// What the routes say of themselves.
+    pub documented: OpenApi,
     /// What must be well for the process to be ready.
     pub checks: Vec<Arc<dyn Health>>,
     /// Brings gauges up to date before they are read.
@@ -222,14 +226,16 @@ impl Process {
     /// # Errors
     /// If a thread or task fails.
     pub async fn serve(mut self, listeners: Listeners, service: Service) -> Result<(), Failure> {
-        let Service { router, checks, refresh, tasks, storage, why } = service;
+        let Service { router, documented, checks, refresh, tasks, storage, why } = service;
         let (lifecycle, metrics) = (self.lifecycle.clone(), self.metrics.clone());
         let operations = Operations { lifecycle: lifecycle.clone(), metrics: metrics.clone(), checks, refresh };
-        let guard = Guard::new(self.config.web.clone());
-        let server = Server::new(router.merge(health::router(operations)), guard, metrics, lifecycle);
+        let Program { name, version, about, .. } = *self.program;
+        let web = &self.config.web;
+        let document = docs::document(&About { name, version, about }, web, documented);
+        let router = router.merge(health::router(operations)).merge(pages::router(&document, web));
+        let server = Server::new(router, Guard::new(web.clone()), metrics, lifecycle);
 
         let addresses = listeners.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let Program { name, version, .. } = self.program;
         tracing::info!(process = name, storage, why, addresses, version, "serving");
         let tasks: Vec<_> = tasks.into_iter().map(tokio::spawn).collect();
         let threads = std::thread::available_parallelism().map_or(2, usize::from);

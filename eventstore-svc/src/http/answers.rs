@@ -12,10 +12,15 @@ use shared::domain::answer::{AnswerCommand, Ask, Condition, Key};
 use shared::domain::outcome::{Happened, Outcome};
 use shared::error::Error;
 use shared::http::body::{self, MAX_BODY_BYTES};
+use shared::http::docs::failures::{
+    InProgress, KeyExists, KeyNotFound, KeyReused, PreconditionFailed, TooLarge, TooSlow, Unavailable,
+};
+use shared::http::docs::parameters::{CommandHeaders, KeyParams};
 use shared::http::error::ApiError;
 use shared::http::headers::{condition, idempotency_key};
 use shared::http::response::{JSON, Tell, with};
 use shared::http::routes::KeyPath;
+use shared::wire::answers::shapes::{AnswerBody as AnswerShape, OkBody, ValueBody};
 use shared::wire::answers::{AnswerBody, BadBody};
 
 use crate::commands::Claimed;
@@ -23,17 +28,76 @@ use crate::{WriteSide, fingerprint};
 
 type Side = State<Arc<WriteSide>>;
 
-/// `POST /answers`.
+/// Makes an answer. Its key must have none.
+#[utoipa::path(
+    post,
+    path = "/answers",
+    tag = "answers",
+    params(CommandHeaders),
+    request_body(content = AnswerShape),
+    responses(
+        (
+            status = 201, description = "The answer is there", body = OkBody,
+            headers(("ETag"), ("Event-Position")), example = json!({"ok": "AnswerCreatedEvent"}),
+        ),
+        (status = 408, response = TooSlow),
+        (status = 409, response = KeyExists),
+        (status = 412, response = PreconditionFailed),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn post_answer(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
     command(&side, None, request, |body, _| Ok((body.key()?, Ask::Create(body.value()?)))).await
 }
 
-/// `PATCH /answers`.
+/// Changes an answer that is there.
+#[utoipa::path(
+    patch,
+    path = "/answers",
+    tag = "answers",
+    params(CommandHeaders),
+    request_body(content = AnswerShape),
+    responses(
+        (
+            status = 200, description = "The answer has the value", body = OkBody,
+            headers(("ETag"), ("Event-Position")), example = json!({"ok": "AnswerUpdatedEvent"}),
+        ),
+        (status = 404, response = KeyNotFound),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 412, response = PreconditionFailed),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn patch_answers(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
     command(&side, None, request, |body, _| Ok((body.key()?, Ask::Update(body.value()?)))).await
 }
 
-/// `PATCH /answers/{key}`.
+/// Changes an answer that is there.
+#[utoipa::path(
+    patch,
+    path = "/answers/{key}",
+    tag = "answers",
+    params(KeyParams, CommandHeaders),
+    request_body(content = ValueBody),
+    responses(
+        (
+            status = 200, description = "The answer has the value", body = OkBody,
+            headers(("ETag"), ("Event-Position")), example = json!({"ok": "AnswerUpdatedEvent"}),
+        ),
+        (status = 404, response = KeyNotFound),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 412, response = PreconditionFailed),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn patch_answer(
     State(side): Side,
     KeyPath(key): KeyPath,
@@ -42,7 +106,30 @@ pub(crate) async fn patch_answer(
     command(&side, Some(key), request, |body, key| with_key(body, key, |body| Ok(Ask::Update(body.value()?)))).await
 }
 
-/// `PUT /answers/{key}`.
+/// Makes an answer or changes it.
+#[utoipa::path(
+    put,
+    path = "/answers/{key}",
+    tag = "answers",
+    params(KeyParams, CommandHeaders),
+    request_body(content = ValueBody),
+    responses(
+        (
+            status = 201, description = "The answer is there", body = OkBody,
+            headers(("ETag"), ("Event-Position")), example = json!({"ok": "AnswerCreatedEvent"}),
+        ),
+        (
+            status = 200, description = "The answer has the value", body = OkBody,
+            headers(("ETag"), ("Event-Position")), example = json!({"ok": "AnswerUpdatedEvent"}),
+        ),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 412, response = PreconditionFailed),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn put_answer(
     State(side): Side,
     KeyPath(key): KeyPath,
@@ -51,7 +138,26 @@ pub(crate) async fn put_answer(
     command(&side, Some(key), request, |body, key| with_key(body, key, |body| Ok(Ask::Put(body.value()?)))).await
 }
 
-/// `DELETE /answers/{key}`; what its body says does not matter.
+/// Deletes an answer that is there. What the body says does not matter.
+#[utoipa::path(
+    delete,
+    path = "/answers/{key}",
+    tag = "answers",
+    params(KeyParams, CommandHeaders),
+    responses(
+        (
+            status = 200, description = "The answer is gone; its history stays", body = OkBody,
+            headers(("ETag"), ("Event-Position")), example = json!({"ok": "AnswerDeletedEvent"}),
+        ),
+        (status = 404, response = KeyNotFound),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 412, response = PreconditionFailed),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn delete_answer(
     State(side): Side,
     KeyPath(key): KeyPath,

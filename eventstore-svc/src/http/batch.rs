@@ -17,9 +17,11 @@ use http_body_util::BodyExt;
 use shared::domain::answer::AnswerCommand;
 use shared::domain::outcome::{IdempotencyKey, Outcome};
 use shared::error::Error;
+use shared::http::docs::parameters::KeyedHeaders;
 use shared::http::error::ApiError;
 use shared::http::headers::idempotency_key;
 use shared::http::response::{NDJSON, Tell, with};
+use shared::wire::answers::shapes::BatchLine;
 use shared::wire::answers::{AnswerBody, LineJson};
 use tokio::sync::mpsc;
 
@@ -42,7 +44,26 @@ const LAST_SILENCE: Duration = Duration::from_secs(1);
 /// How long a client may leave its results unread once all their places are taken.
 const UNREAD: Duration = Duration::from_secs(30);
 
-/// `POST /answers/batch`.
+/// Many commands at once, a JSON text a line, answered in order while they still come.
+///
+/// A bad line fails alone. Lines of one key take effect in order. The largest position
+/// is the one to await. After a first 503 line no further line is begun.
+/// `Idempotency-Key` counts for each line by its number.
+#[utoipa::path(
+    post,
+    path = "/answers/batch",
+    tag = "answers",
+    params(KeyedHeaders),
+    request_body(
+        content = BatchLine, content_type = "application/x-ndjson", description = "Lines of at most 4 MiB",
+        example = "{\"op\":\"create\",\"key\":\"name\",\"value\":\"john\"}\n{\"op\":\"delete\",\"key\":\"name\"}\n",
+    ),
+    responses((
+        status = 200, description = "A line for each line", content_type = "application/x-ndjson", body = LineJson<'static>,
+        example = "{\"status\":201,\"ok\":\"AnswerCreatedEvent\",\"revision\":0,\"position\":1}\n\
+            {\"status\":200,\"ok\":\"AnswerDeletedEvent\",\"revision\":1,\"position\":2}\n",
+    )),
+)]
 pub(crate) async fn post_batch(
     State(side): State<Arc<WriteSide>>,
     request: Request<Body>,

@@ -15,13 +15,17 @@ use shared::domain::answer::{Key, UnreadableEvent};
 use shared::domain::stream::{RecordedEvent, Revision, StreamId};
 use shared::domain::time::Timestamp;
 use shared::error::Error;
+use shared::http::docs::failures::{KeyNotFound, Unavailable};
+use shared::http::docs::parameters::{Awaiting, CachedHeaders, KeyParams};
 use shared::http::error::ApiError;
 use shared::http::headers::{accepts, await_position, if_none_match, last_event_id};
 use shared::http::query::Query;
 use shared::http::response::{JSON, Tell, json, not_modified, with};
 use shared::http::routes::KeyPath;
 use shared::ports::Direction;
+use shared::wire::answers::shapes::AnswerEvent;
 use shared::wire::answers::{AnswerJson, Detail, write_event};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::WriteSide;
 use crate::history::{History, Moment, PAGE};
@@ -31,6 +35,58 @@ type Side = State<Arc<WriteSide>>;
 
 /// How often a live stream says something, at least.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "`Range` reads them")]
+struct HistoryParams {
+    /// The first revision to show; backwards, the newest.
+    #[param(nullable = false)]
+    from: Option<u64>,
+    /// How many events to show; without it the whole history comes.
+    #[param(nullable = false, minimum = 1, maximum = 10_000)]
+    limit: Option<u64>,
+    #[param(nullable = false, inline)]
+    direction: Option<Towards>,
+    #[param(nullable = false, inline)]
+    detail: Option<DetailWord>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "`Range` reads it")]
+enum Towards {
+    Forwards,
+    Backwards,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "`Range` reads it")]
+enum DetailWord {
+    Full,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "`follow` reads it")]
+struct ResumeHeaders {
+    /// A live stream goes on behind this revision.
+    #[param(rename = "Last-Event-ID", nullable = false)]
+    last_event_id: Option<u64>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "`moment` reads them")]
+struct AsOfParams {
+    /// After this revision.
+    #[param(nullable = false, example = 0)]
+    revision: Option<u64>,
+    /// After the last event that was recorded by this time (RFC 3339).
+    #[param(nullable = false, value_type = String, format = DateTime)]
+    time: Option<String>,
+}
 
 /// What of a history is asked for.
 struct Range {
@@ -52,7 +108,28 @@ impl Range {
     }
 }
 
-/// `GET /answers/{key}/history`.
+/// Everything that happened to a key, oldest first, from the log itself.
+///
+/// With `Accept: text/event-stream` the history comes as server-sent events without a
+/// name, and every new event follows as it happens: `id:` is the revision, the data is
+/// an element of the array, and a comment comes at least every 15 s.
+#[utoipa::path(
+    get,
+    path = "/answers/{key}/history",
+    tag = "answers",
+    params(KeyParams, HistoryParams, CachedHeaders, Awaiting, ResumeHeaders),
+    responses(
+        (
+            status = 200,
+            description = "The events; `ETag` is the newest revision, `Event-Position` that of the newest event shown",
+            content((Vec<AnswerEvent<'static>> = "application/json"), (String = "text/event-stream")),
+            headers(("ETag"), ("Event-Position")),
+        ),
+        (status = 304, description = "`If-None-Match` names the newest revision", headers(("ETag"), ("Event-Position"))),
+        (status = 404, response = KeyNotFound),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn get_history(
     State(side): Side,
     KeyPath(key): KeyPath,
@@ -267,7 +344,24 @@ impl Follower {
     }
 }
 
-/// `GET /answers/{key}/as-of`.
+/// The answer as it was after a revision, or at a time: one of the two must be given.
+#[utoipa::path(
+    get,
+    path = "/answers/{key}/as-of",
+    tag = "answers",
+    params(KeyParams, AsOfParams, CachedHeaders, Awaiting),
+    responses(
+        (
+            status = 200,
+            description = "The answer then; `ETag` is its revision",
+            body = AnswerJson<'static>,
+            headers(("ETag"), ("Event-Position")),
+        ),
+        (status = 304, description = "`If-None-Match` names that revision", headers(("ETag"), ("Event-Position"))),
+        (status = 404, response = KeyNotFound),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn get_as_of(
     State(side): Side,
     KeyPath(key): KeyPath,

@@ -14,6 +14,7 @@ mod batch;
 mod conditions;
 mod crash_support;
 mod databases;
+mod docs;
 mod faults;
 mod history;
 mod http;

@@ -7,6 +7,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use shared::error::Error;
+use shared::http::docs::failures::{KeyNotFound, Unavailable};
+use shared::http::docs::parameters::{Awaiting, CachedHeaders, KeyParams};
 use shared::http::error::ApiError;
 use shared::http::headers::{await_position, if_none_match};
 use shared::http::query::Query;
@@ -14,17 +16,47 @@ use shared::http::response::{Tell, json, not_modified};
 use shared::http::routes::KeyPath;
 use shared::ports::{AnswersQuery, Seen};
 use shared::wire::answers::{AnswerJson, AnswersJson};
+use utoipa::IntoParams;
 
 use crate::ReadSide;
 
 type Side = State<Arc<ReadSide>>;
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the handler reads them one by one")]
+struct ListParams {
+    /// Only keys that begin so.
+    #[param(nullable = false)]
+    prefix: Option<String>,
+    #[param(nullable = false, minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u64>,
+    /// The `next` of an earlier page.
+    #[param(nullable = false, pattern = "^k([0-9A-Za-z]|-[0-9A-F]{2})+$")]
+    cursor: Option<String>,
+}
 
 /// How many answers a page has, if nobody says.
 const LIMIT: u64 = 100;
 /// The first character of a cursor of this form.
 const CURSOR: char = 'k';
 
-/// `GET /answers/{key}`.
+/// An answer, as the projection has it.
+#[utoipa::path(
+    get,
+    path = "/answers/{key}",
+    tag = "answers",
+    params(KeyParams, CachedHeaders, Awaiting),
+    responses(
+        (
+            status = 200, description = "The answer", body = AnswerJson<'static>,
+            headers(("ETag"), ("Event-Position"), ("Parked")),
+        ),
+        (status = 304, description = "`If-None-Match` names its revision", headers(("ETag"), ("Event-Position"))),
+        (status = 404, response = KeyNotFound),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn get_answer(
     State(side): Side,
     KeyPath(key): KeyPath,
@@ -43,7 +75,20 @@ pub(crate) async fn get_answer(
     Ok(json(StatusCode::OK, &AnswerJson::from(&answer), tell))
 }
 
-/// `GET /answers`.
+/// Answers in the order of their keys (by UTF-8 bytes), in pages.
+#[utoipa::path(
+    get,
+    path = "/answers",
+    tag = "answers",
+    params(ListParams, Awaiting),
+    responses(
+        (
+            status = 200, description = "A page", body = AnswersJson<'static>,
+            headers(("Event-Position"), ("Parked")),
+        ),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn get_answers(
     State(side): Side,
     RawQuery(query): RawQuery,

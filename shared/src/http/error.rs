@@ -2,6 +2,8 @@
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::headers::EVENT_POSITION;
 use crate::domain::members::InvalidEvent;
@@ -21,6 +23,30 @@ pub struct ApiError {
     retry_after: Option<u32>,
     /// What the log learns beside, never the client.
     cause: Option<String>,
+}
+
+/// The body of an error.
+#[derive(Serialize, ToSchema)]
+pub struct ErrorBody<'a> {
+    /// What is wrong, and where.
+    #[schema(example = "Key not found")]
+    error: &'a str,
+}
+
+/// The body of an error as problem details (RFC 9457).
+#[derive(Serialize, ToSchema)]
+pub struct ProblemBody<'a> {
+    /// Which problem it is; stable.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:qaservice:problem:key-not-found")]
+    kind: String,
+    #[schema(example = "Not Found")]
+    title: &'a str,
+    #[schema(minimum = 400, maximum = 599, example = 404)]
+    status: u16,
+    /// What is wrong, and where.
+    #[schema(example = "Key not found")]
+    detail: &'a str,
 }
 
 /// An error's parts, for those who write it in another form.
@@ -183,7 +209,7 @@ impl From<StoreError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = serde_json::json!({ "error": self.message }).to_string();
+        let body = serde_json::to_vec(&ErrorBody { error: &self.message }).expect("our own shapes are always JSON");
         let mut response = (self.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
         let mut number = |name: HeaderName, number: u64| response.headers_mut().insert(name, HeaderValue::from(number));
         if let Some(position) = self.position {
@@ -199,14 +225,15 @@ impl IntoResponse for ApiError {
 }
 
 /// The body of an error as RFC 9457 has it.
-pub fn problem_json(status: StatusCode, problem: &Problem) -> String {
-    serde_json::json!({
-        "type": format!("urn:qaservice:problem:{}", problem.name),
-        "title": status.canonical_reason().unwrap_or_default(),
-        "status": status.as_u16(),
-        "detail": problem.message,
-    })
-    .to_string()
+pub fn problem_json(status: StatusCode, problem: &Problem) -> Vec<u8> {
+    let body = problem_body(status.as_u16(), problem.name, &problem.message);
+    serde_json::to_vec(&body).expect("our own shapes are always JSON")
+}
+
+/// The same, before it is written; `name` is the last part of the problem's type.
+pub(super) fn problem_body<'a>(status: u16, name: &str, detail: &'a str) -> ProblemBody<'a> {
+    let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+    ProblemBody { kind: format!("urn:qaservice:problem:{name}"), title, status, detail }
 }
 
 #[cfg(test)]

@@ -20,11 +20,7 @@ impl Guard {
     /// The rules that the settings ask for.
     pub fn new(web: Web) -> Self {
         let any_origin = web.cors_origins.iter().any(|origin| origin == "*");
-        let public_origin = web.public_url.as_deref().map(|url| {
-            let behind_scheme = url.find("://").map_or(0, |at| at + 3);
-            let end = url[behind_scheme..].find('/').map_or(url.len(), |at| at + behind_scheme);
-            url[..end].to_ascii_lowercase()
-        });
+        let public_origin = web.public_origin();
         Self { web, any_origin, public_origin }
     }
 

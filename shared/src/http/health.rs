@@ -10,10 +10,13 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::future::BoxFuture;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use utoipa::ToSchema;
+use utoipa::openapi::OpenApi;
 
+use super::docs::failures::Unavailable;
 use super::error::ApiError;
 use super::lifecycle::Lifecycle;
 use super::response::{self, Tell};
@@ -80,24 +83,69 @@ impl Health for Remote {
 
 const METRICS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
+/// What the operating routes say of themselves.
+pub fn documented() -> OpenApi {
+    <Documented as utoipa::OpenApi>::openapi()
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(get_alive, get_ready, get_metrics), components(schemas(StatusBody)))]
+struct Documented;
+
 /// `/healthz`, `/readyz` and `/metrics`.
 pub fn router(operations: Operations) -> Router {
     let ready = operations.clone();
     Router::new()
-        .route("/healthz", labelled(get(async || ok("alive"))))
+        .route("/healthz", labelled(get(get_alive)))
         .route("/readyz", labelled(get(async move || get_ready(&ready).await)))
         .route("/metrics", labelled(get(async move || get_metrics(&operations).await)))
 }
 
+/// What a ping is answered with.
+#[derive(Serialize, ToSchema)]
+pub struct PingBody {
+    #[schema(example = "pong")]
+    message: &'static str,
+}
+
 /// `{"message":"pong"}`, to see that a way is open.
 pub async fn get_ping() -> Response {
-    response::json(StatusCode::OK, &json!({ "message": "pong" }), Tell::default())
+    response::json(StatusCode::OK, &PingBody { message: "pong" }, Tell::default())
 }
 
-fn ok(status: &str) -> Response {
-    response::json(StatusCode::OK, &json!({ "status": status }), Tell::default())
+/// How the process is.
+#[derive(Serialize, ToSchema)]
+struct StatusBody {
+    #[schema(example = "ready")]
+    status: &'static str,
 }
 
+fn ok(status: &'static str) -> Response {
+    response::json(StatusCode::OK, &StatusBody { status }, Tell::default())
+}
+
+/// Whether the process lives.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "operations",
+    responses((status = 200, description = "It does", body = StatusBody, example = json!({"status": "alive"}))),
+)]
+async fn get_alive() -> Response {
+    ok("alive")
+}
+
+/// Whether the process can work: its backends answer, no event has waited for long,
+/// and it is not ending.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "operations",
+    responses(
+        (status = 200, description = "It can", body = StatusBody, example = json!({"status": "ready"})),
+        (status = 503, response = Unavailable),
+    ),
+)]
 async fn get_ready(operations: &Operations) -> Response {
     if operations.lifecycle.is_draining() {
         return ApiError::unavailable("the process is ending").into_response();
@@ -110,6 +158,13 @@ async fn get_ready(operations: &Operations) -> Response {
     ok("ready")
 }
 
+/// What the process counts, in Prometheus' text format.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operations",
+    responses((status = 200, description = "Counters and gauges", content_type = "text/plain", body = String)),
+)]
 async fn get_metrics(operations: &Operations) -> Response {
     (operations.refresh)().await;
     match operations.metrics.render() {

@@ -1,9 +1,12 @@
 //! The shapes of answers: bodies of commands, answers, events of a history and
 //! the lines of a batch.
 
+pub mod shapes;
+
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::domain::answer::{
     Answer, AnswerCommand, AnswerEvent, Ask, Condition, InvalidKey, InvalidValue, Key, UnreadableEvent, Value,
@@ -130,9 +133,12 @@ fn kind_of(json: &serde_json::Value) -> &'static str {
 }
 
 /// An answer as clients see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Answer)]
 pub struct AnswerJson<'a> {
+    #[schema(example = "name")]
     pub key: &'a str,
+    #[schema(example = "john")]
     pub value: &'a str,
 }
 
@@ -143,9 +149,11 @@ impl<'a> From<&'a Answer> for AnswerJson<'a> {
 }
 
 /// A page of answers.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AnswersPage)]
 pub struct AnswersJson<'a> {
     pub answers: Vec<AnswerJson<'a>>,
+    /// The `cursor` of the page that follows; null at the end.
     pub next: Option<String>,
 }
 
@@ -196,16 +204,21 @@ pub fn write_event(recorded: &RecordedEvent, detail: Detail, into: &mut Vec<u8>)
 }
 
 /// A line of a batch's response.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchResult)]
 pub struct LineJson<'a> {
     pub status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub ok: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub revision: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub position: Option<u64>,
 }
 
