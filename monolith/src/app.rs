@@ -35,8 +35,12 @@ pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failur
         lifecycle: lifecycle.clone(),
     };
     let queries = Queries::new(storage.reader.clone(), process.config.await_timeout);
-    let read_side =
-        ReadSide { log: LogQueries::new(storage.log.clone(), queries.clone()), queries, lifecycle: lifecycle.clone() };
+    let read_side = ReadSide {
+        log: LogQueries::new(storage.log.clone(), queries.clone()),
+        queries,
+        lifecycle: lifecycle.clone(),
+        public_url: process.config.web.public_url.clone(),
+    };
     let mut checks = storage.health.clone();
     checks.push(watch.clone());
     let service = Service {

@@ -23,6 +23,8 @@ pub struct ReadSide {
     pub queries: Queries,
     pub log: LogQueries,
     pub lifecycle: Lifecycle,
+    /// Where links in bodies lead; without it, where the request went.
+    pub public_url: Option<String>,
 }
 
 /// Every route of the read side.

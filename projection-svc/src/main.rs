@@ -37,7 +37,8 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let queries = Queries::new(Arc::new(views.clone()), process.config.await_timeout);
     // Until MongoViews keep the event log.
     let log = LogQueries::new(Arc::new(MemoryViews::new()), queries.clone());
-    let read_side = ReadSide { queries, log, lifecycle: process.lifecycle.clone() };
+    let public_url = process.config.web.public_url.clone();
+    let read_side = ReadSide { queries, log, lifecycle: process.lifecycle.clone(), public_url };
     let service = Service {
         router: projection_svc::router(read_side),
         documented: projection_svc::documented(),

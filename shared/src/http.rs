@@ -9,6 +9,7 @@ pub mod guard;
 pub mod headers;
 pub mod health;
 pub mod lifecycle;
+pub mod link;
 pub mod list;
 pub mod query;
 pub mod response;

@@ -2,4 +2,5 @@
 
 pub mod answers;
 pub mod events;
+pub mod sent;
 pub mod time;

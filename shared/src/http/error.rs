@@ -70,6 +70,11 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "bad-request", message)
     }
 
+    /// 404: what the path or the query names is not there.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", message)
+    }
+
     /// 404: there is no such path here.
     pub fn unknown_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "unknown-path", "there is nothing at this path")

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use axum::body::Body;
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt};
+use serde::Serialize;
 
 use crate::error::Error;
 
@@ -51,6 +52,11 @@ where
         });
         Ok(Body::from_stream(stream::once(std::future::ready(Ok(first))).chain(rest)))
     }
+}
+
+/// Adds an element of our own shapes to a text.
+pub fn write_json(element: &impl Serialize, to: &mut Vec<u8>) {
+    serde_json::to_writer(to, element).expect("our own shapes are always JSON");
 }
 
 struct Pieces<T, W> {

@@ -1,6 +1,8 @@
 //! Query parameters: each at most once, or for clients that have always been forgiven,
 //! the last that was given.
 
+use std::ops::RangeInclusive;
+
 use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
@@ -58,15 +60,16 @@ impl Query {
     ///
     /// # Errors
     /// 400 if it is not, or is given twice.
-    pub fn number(&self, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, ApiError> {
-        let bad = || {
-            let (start, end) = (range.start(), range.end());
-            let upto = if *end == u64::MAX { String::new() } else { format!(" to {end}") };
-            ApiError::bad_request(format!("{name}: must be a whole number from {start}{upto}"))
-        };
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let parse = |text: &str| digits(text).then(|| text.parse().ok()).flatten().filter(|n| range.contains(n));
-        self.get(name)?.map(|text| parse(text).ok_or_else(bad)).transpose()
+    pub fn number(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, ApiError> {
+        self.get(name)?.map(|text| number(name, text, range)).transpose()
+    }
+
+    /// The same of the last that is given.
+    ///
+    /// # Errors
+    /// 400 if it is not.
+    pub fn last_number(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, ApiError> {
+        self.last(name).map(|text| number(name, text, range)).transpose()
     }
 
     /// A parameter that is one of some words.
@@ -79,6 +82,16 @@ impl Query {
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| Some(*meaning));
         found.ok_or_else(|| ApiError::bad_request(format!("{name}: must be {}", known())))
     }
+}
+
+fn number(name: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, ApiError> {
+    let bad = || {
+        let (start, end) = (range.start(), range.end());
+        let upto = if *end == u64::MAX { String::new() } else { format!(" to {end}") };
+        ApiError::bad_request(format!("{name}: must be a whole number from {start}{upto}"))
+    };
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten().filter(|number| range.contains(number)).ok_or_else(bad)
 }
 
 #[cfg(test)]

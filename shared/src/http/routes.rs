@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::error::ApiError;
 use crate::domain::answer::Key;
+use crate::domain::stream::Position;
 
 /// The key that a path names. `/answers/batch` is a route of its own for POST,
 /// and to every other method a key like any other.
@@ -43,6 +44,26 @@ impl<S: Send + Sync> FromRequestParts<S> for IdPath {
         let hyphenated = text.filter(|text| text.len() == uuid::fmt::Hyphenated::LENGTH);
         hyphenated.and_then(|text| Uuid::try_parse(text).ok()).map(Self).ok_or_else(malformed)
     }
+}
+
+/// The integer id that a path names; 0, which nothing has, for a number that is none.
+pub struct NumberPath(pub u64);
+
+impl<S: Send + Sync> FromRequestParts<S> for NumberPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let malformed = || ApiError::bad_request("path: the id must be a whole number");
+        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| malformed())?;
+        let text = params.iter().find(|(name, _)| *name == "number").map_or("", |(_, text)| text);
+        number(text).map(Self).ok_or_else(malformed)
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok().filter(|number| *number <= Position::MAX.0).unwrap_or(0))
 }
 
 thread_local! {
@@ -91,5 +112,22 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         CALLED.set(request.extensions().get::<MatchedPath>().cloned());
         self.0.call(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_nothing_has_is_still_a_number() {
+        assert_eq!(number("7"), Some(7));
+        assert_eq!(number("9007199254740991"), Some(Position::MAX.0));
+        for none in ["0", "-7", "9007199254740992", "18446744073709551616"] {
+            assert_eq!(number(none), Some(0), "{none}");
+        }
+        for malformed in ["", "-", "x", "1.5", "+7", " 7", "1e3"] {
+            assert_eq!(number(malformed), None, "{malformed}");
+        }
     }
 }

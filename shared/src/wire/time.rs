@@ -11,6 +11,17 @@ pub fn parse_time(text: &str) -> Result<Timestamp, InvalidTime> {
     Timestamp::parse(text)
 }
 
+/// The same in a URL, where the `+` of a zone comes as a space if it was not encoded.
+///
+/// # Errors
+/// As `parse_time`.
+pub fn parse_time_in_url(text: &str) -> Result<Timestamp, InvalidTime> {
+    parse_time(text).or_else(|error| match text.rsplit_once(' ') {
+        Some((moment, zone)) => parse_time(&format!("{moment}+{zone}")),
+        None => Err(error),
+    })
+}
+
 /// RFC 3339 in UTC with six fractional digits, or none if they are zero.
 pub fn six_or_none(moment: Timestamp) -> String {
     let text = moment.to_string();
@@ -51,6 +62,15 @@ mod tests {
             assert_eq!(six_or_none(moment), six);
             assert_eq!(shortest(moment), needed);
         }
+    }
+
+    #[test]
+    fn a_lost_plus_is_found_again() {
+        let plain = parse_time("2026-01-01T00:00:00+01:00");
+        assert!(plain.is_ok());
+        assert_eq!(parse_time_in_url("2026-01-01T00:00:00 01:00"), plain);
+        assert_eq!(parse_time_in_url("2026-01-01 00:00:00"), parse_time("2026-01-01T00:00:00Z"));
+        assert!(parse_time_in_url("2026-01-01 00:00").is_err());
     }
 
     proptest! {
