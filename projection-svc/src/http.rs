@@ -1,3 +1,4 @@
 //! The routes of the read side.
 
 pub(crate) mod answers;
+pub(crate) mod eye_rest;

@@ -2,5 +2,6 @@
 
 pub mod answers;
 pub mod events;
+pub mod eye_rest;
 pub mod sent;
 pub mod time;

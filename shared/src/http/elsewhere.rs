@@ -25,7 +25,7 @@ pub const PROJECTOR: Process = Process { name: "projector-svc", port: 8082 };
 /// Methods and a path, and who serves them. The first line that fits counts.
 type Line = (&'static [&'static str], &'static str, &'static Process);
 
-const ROUTES: [Line; 9] = [
+const ROUTES: &[Line] = &[
     (&["POST"], "/answers/batch", &WRITE_SIDE),
     (&["POST", "PATCH"], "/answers", &WRITE_SIDE),
     (&["PATCH", "PUT", "DELETE"], "/answers/{}", &WRITE_SIDE),
@@ -35,7 +35,18 @@ const ROUTES: [Line; 9] = [
     (&["GET", "HEAD"], "/answers", &READ_SIDE),
     (&["GET", "HEAD"], "/answers/{}", &READ_SIDE),
     (&["GET", "HEAD"], "/projection/ping", &READ_SIDE),
+    (&["POST"], "/sessions", &WRITE_SIDE),
+    (&["GET", "HEAD"], "/sessions", &READ_SIDE),
+    (&["POST"], "/events", &WRITE_SIDE),
+    (&["GET", "HEAD"], "/events", &READ_SIDE),
+    (&["PUT", "PATCH", "DELETE"], "/events/{}", &WRITE_SIDE),
+    (&["GET", "HEAD"], "/events/{}", &READ_SIDE),
+    (&["GET", "HEAD"], "/errors", &READ_SIDE),
+    (&["GET", "HEAD"], "/errors/{}", &READ_SIDE),
 ];
+
+/// Paths of the older APIs, for which a slash at the end makes no difference.
+const SLASHED: &[&str] = &["/sessions/", "/events/", "/errors/"];
 
 /// 404: no route of this process has the path.
 pub(super) async fn unknown_path(method: Method, uri: Uri) -> ApiError {
@@ -58,6 +69,8 @@ fn elsewhere(process: &Process) -> String {
 }
 
 fn serving(method: &Method, path: &str) -> Option<&'static Process> {
+    let slashed = path.strip_suffix('/').filter(|_| SLASHED.iter().any(|start| path.starts_with(start)));
+    let path = slashed.unwrap_or(path);
     let fits = |(methods, pattern, _): &&Line| methods.contains(&method.as_str()) && is_like(path, pattern);
     ROUTES.iter().find(fits).map(|(.., process)| *process)
 }
@@ -90,10 +103,20 @@ mod tests {
             ("GET", "/answers/batch/history"),
             ("HEAD", "/answers/k/as-of"),
             ("GET", "/eventstore/ping"),
+            ("POST", "/sessions/"),
+            ("PUT", "/events/7/"),
         ] {
             assert_eq!(name(method, path), Some("eventstore-svc"), "{method} {path}");
         }
-        for (method, path) in [("GET", "/answers"), ("HEAD", "/answers/k"), ("GET", "/answers/batch")] {
+        for (method, path) in [
+            ("GET", "/answers"),
+            ("HEAD", "/answers/k"),
+            ("GET", "/answers/batch"),
+            ("GET", "/sessions"),
+            ("GET", "/events/"),
+            ("GET", "/events/7"),
+            ("GET", "/errors/7/"),
+        ] {
             assert_eq!(name(method, path), Some("projection-svc"), "{method} {path}");
         }
         for (method, path) in [
@@ -104,6 +127,8 @@ mod tests {
             ("GET", "/answers//history"),
             ("GET", "/answers/k/history/"),
             ("GET", "/"),
+            ("GET", "/events//"),
+            ("POST", "/errors/"),
         ] {
             assert_eq!(name(method, path), None, "{method} {path}");
         }

@@ -1,0 +1,124 @@
+//! The Eye's REST API: sessions and events in, changes of events.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::request::Parts;
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use axum::routing::{MethodRouter, post, put};
+use bytes::Bytes;
+use shared::clock;
+use shared::domain::log_event::Amendment;
+use shared::http::body::{self, MAX_BODY_BYTES};
+use shared::http::error::ApiError;
+use shared::http::headers::condition;
+use shared::http::response::{Tell, json, with};
+use shared::http::routes::{NumberPath, labelled};
+use shared::ports::EventRef;
+use shared::wire::eye_rest::{ACCEPTED, BadEvent, EventBody, SessionBody, Values, read_event, read_session};
+use shared::wire::sent::{Needs, sent};
+
+use super::keyed;
+use crate::WriteSide;
+use crate::log::{Entry, Refuse};
+
+type Side = State<Arc<WriteSide>>;
+
+/// Its routes.
+pub(crate) fn routes(side: &Arc<WriteSide>) -> Router {
+    let with_side = |route: MethodRouter<Arc<WriteSide>>| labelled(route.with_state(side.clone()));
+    let event = || with_side(put(put_event).patch(patch_event).delete(delete_event));
+    Router::new()
+        .route("/sessions", with_side(post(post_session)))
+        .route("/sessions/", with_side(post(post_session)))
+        .route("/events", with_side(post(post_event)))
+        .route("/events/", with_side(post(post_event)))
+        .route("/events/{number}", event())
+        .route("/events/{number}/", event())
+}
+
+/// `POST /sessions/`.
+async fn post_session(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
+    let (parts, bytes) = whole(request).await?;
+    let keyed = keyed(&parts, "/sessions/", &bytes)?;
+    let id = read_session(&bytes).map_err(ApiError::bad_request)?;
+    let session = side.log.register(id, keyed).await?;
+    let tell = Tell { revision: None, position: Some(session.position) };
+    Ok(json(StatusCode::CREATED, &SessionBody::from(&*session), tell))
+}
+
+/// `POST /events/`. The answer is the same for an event and for an error record.
+async fn post_event(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
+    let (parts, bytes) = whole(request).await?;
+    let keyed = keyed(&parts, "/events/", &bytes)?;
+    let refuse = |message| Refuse { message, data: sent(&bytes) };
+    let entries = |now| match read_event(&bytes, now) {
+        Ok(members) => Ok(vec![Entry::RecordIfKnown(members, refuse("session: is unknown".into()))]),
+        Err(BadEvent::Refused(message)) => Ok(vec![Entry::Reject(refuse(message))]),
+        Err(BadEvent::NoObject(error)) => Err(ApiError::bad_request(error.to_string())),
+    };
+    let stored = side.log.record(keyed, entries).await?.pop();
+    let stored = stored.ok_or_else(|| ApiError::bug("an event came to nothing".into()))??;
+    let tell = Tell { revision: None, position: Some(stored.position()) };
+    Ok(json(StatusCode::OK, &ACCEPTED, tell))
+}
+
+/// `PUT /events/{number}/`.
+async fn put_event(
+    State(side): Side,
+    NumberPath(number): NumberPath,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    amend(&side, number, request, Needs::All).await
+}
+
+/// `PATCH /events/{number}/`.
+async fn patch_event(
+    State(side): Side,
+    NumberPath(number): NumberPath,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    amend(&side, number, request, Needs::Some).await
+}
+
+async fn amend(side: &WriteSide, number: u64, request: Request<Body>, needs: Needs) -> Result<Response, ApiError> {
+    let (parts, bytes) = whole(request).await?;
+    let keyed = keyed(&parts, &format!("/events/{number}/"), &bytes)?;
+    let condition = condition(&parts.headers)?;
+    let bad = |error: String| ApiError::bad_request(error);
+    // What is taken once is taken ever after: time goes on and sessions stay.
+    let (values, mut faults) = Values::parse(&bytes, needs, clock::now()).map_err(|error| bad(error.to_string()))?;
+    if let Some(session) = values.session
+        && !side.log.knows_session(session).await?
+    {
+        faults.add("session", "is unknown");
+    }
+    faults.check().map_err(|faults| bad(faults.to_string()))?;
+    let amendment = Amendment::Set(values.into_json());
+    let record = side.log.amend(EventRef::Number(number), amendment, condition, keyed).await?;
+    let tell = Tell { revision: Some(record.revision), position: Some(record.position) };
+    Ok(json(StatusCode::OK, &EventBody::from(&*record.event), tell))
+}
+
+/// `DELETE /events/{number}/`; what its body says does not matter.
+async fn delete_event(
+    State(side): Side,
+    NumberPath(number): NumberPath,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let (parts, bytes) = whole(request).await?;
+    let keyed = keyed(&parts, &format!("/events/{number}/"), &bytes)?;
+    let condition = condition(&parts.headers)?;
+    let receipt = side.log.delete(EventRef::Number(number), condition, keyed).await?;
+    let tell = Tell { revision: Some(receipt.revision), position: Some(receipt.position) };
+    Ok(with(StatusCode::NO_CONTENT, None, Body::empty(), tell))
+}
+
+async fn whole(request: Request<Body>) -> Result<(Parts, Bytes), ApiError> {
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(&parts.headers, body, MAX_BODY_BYTES).await?;
+    Ok((parts, bytes))
+}
