@@ -2,6 +2,7 @@
 
 pub(crate) mod answers;
 pub(crate) mod batch;
+pub(crate) mod eye_collector;
 pub(crate) mod eye_rest;
 pub(crate) mod history;
 

@@ -29,7 +29,7 @@ pub struct ReadSide {
 
 /// Every route of the read side.
 pub fn router(read_side: ReadSide) -> Router {
-    use http::{answers, eye_rest};
+    use http::{answers, eye_collector, eye_rest};
     let state = Arc::new(read_side);
     let key = || get(answers::get_answer).with_state(state.clone());
     Router::new()
@@ -38,6 +38,7 @@ pub fn router(read_side: ReadSide) -> Router {
         .route("/answers/batch", labelled(key()))
         .route("/answers/{key}", labelled(key()))
         .merge(eye_rest::routes(&state))
+        .merge(eye_collector::routes(&state))
 }
 
 /// What the routes of the read side say of themselves.

@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod events;
+pub mod eye_collector;
 pub mod eye_rest;
 pub mod sent;
 pub mod time;

@@ -256,7 +256,7 @@ impl TestApp {
                 let segments: Vec<_> = path.split('?').next().unwrap_or_default().split('/').skip(1).collect();
                 let is_of_the_views = match segments[..] {
                     ["answers"] | ["answers", _] | ["projection", "ping"] => true,
-                    [first, ..] => matches!(first, "errors" | "events" | "sessions"),
+                    [first, ..] => matches!(first, "api" | "errors" | "events" | "sessions"),
                     [] => false,
                 };
                 self.processes[usize::from(is_read && is_of_the_views)].reached(0)

@@ -43,10 +43,12 @@ const ROUTES: &[Line] = &[
     (&["GET", "HEAD"], "/events/{}", &READ_SIDE),
     (&["GET", "HEAD"], "/errors", &READ_SIDE),
     (&["GET", "HEAD"], "/errors/{}", &READ_SIDE),
+    (&["POST"], "/api/event", &WRITE_SIDE),
+    (&["GET", "HEAD"], "/api/event", &READ_SIDE),
 ];
 
 /// Paths of the older APIs, for which a slash at the end makes no difference.
-const SLASHED: &[&str] = &["/sessions/", "/events/", "/errors/"];
+const SLASHED: &[&str] = &["/sessions/", "/events/", "/errors/", "/api/"];
 
 /// 404: no route of this process has the path.
 pub(super) async fn unknown_path(method: Method, uri: Uri) -> ApiError {
@@ -105,6 +107,7 @@ mod tests {
             ("GET", "/eventstore/ping"),
             ("POST", "/sessions/"),
             ("PUT", "/events/7/"),
+            ("POST", "/api/event/"),
         ] {
             assert_eq!(name(method, path), Some("eventstore-svc"), "{method} {path}");
         }
@@ -116,6 +119,7 @@ mod tests {
             ("GET", "/events/"),
             ("GET", "/events/7"),
             ("GET", "/errors/7/"),
+            ("HEAD", "/api/event/"),
         ] {
             assert_eq!(name(method, path), Some("projection-svc"), "{method} {path}");
         }

@@ -1,0 +1,98 @@
+//! The Eye's collector: events out, in pages that are counted.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::Response;
+use axum::routing::get;
+use futures::stream::{self, Stream, TryStreamExt};
+use shared::error::Error;
+use shared::http::error::ApiError;
+use shared::http::headers::await_position;
+use shared::http::link;
+use shared::http::list::{List, write_json};
+use shared::http::query::Query;
+use shared::http::response::{JSON, Tell, with};
+use shared::http::routes::labelled;
+use shared::ports::{EventsPage, EventsQuery, From, Order, Record, Seen, SortKey, Ties};
+use shared::wire::eye_collector::{EventBody, Page, TAIL, query_of_page, read_filter};
+
+use crate::ReadSide;
+use crate::log::LogQueries;
+
+/// Newest first.
+const ORDER: Order = Order { by: SortKey::Timestamp, descending: true, ties: Ties::NumberDescending };
+/// How many events a page has, if nobody says.
+const PAGE_SIZE: u64 = 20;
+const MAX_PAGE_SIZE: u64 = 100;
+/// What the resource takes, wherever it is served.
+const ALLOW: HeaderValue = HeaderValue::from_static("GET, POST, HEAD, OPTIONS");
+/// Errors come in the form that `Accept` asks for.
+const VARY: HeaderValue = HeaderValue::from_static("Accept");
+
+/// Its routes.
+pub(crate) fn routes(side: &Arc<ReadSide>) -> Router {
+    let events = || labelled(get(get_events).with_state(side.clone()));
+    Router::new().route("/api/event", events()).route("/api/event/", events())
+}
+
+/// `GET /api/event/`.
+async fn get_events(
+    State(side): State<Arc<ReadSide>>,
+    uri: Uri,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let query = Query::parse(raw.as_deref())?;
+    let awaited = await_position(&headers, query.last("await"))?;
+    let filter = read_filter(|name| query.last(name)).map_err(|faults| ApiError::bad_request(faults.to_string()))?;
+    let page = Page {
+        number: query.last_number("page", 1..=u64::MAX)?.unwrap_or(1),
+        size: query.last_number("page_size", 1..=MAX_PAGE_SIZE)?.unwrap_or(PAGE_SIZE),
+    };
+    let Seen { found: count, position } = side.log.count(&filter, awaited).await?;
+    if !page.is_of(count) {
+        let past = ApiError::not_found(format!("page: there is none behind page {}", page.last(count)));
+        return Err(past.resting_on(Some(position)));
+    }
+    let from = From::Skip(page.skip());
+    let limit = usize::try_from(page.size).unwrap_or(usize::MAX);
+    let events = EventsQuery { filter, order: ORDER, from, limit };
+    // Not older than the count.
+    let Seen { found, position } = side.log.events(events.clone(), Some(position)).await?;
+    let link = |number| link::to(side.public_url.as_deref(), &uri, &headers, &query_of_page(raw.as_deref(), number));
+    let list = List {
+        head: page.head(count, link),
+        elements: Box::pin(page_of(side.log.clone(), events, found)),
+        write: |record: &Record, text: &mut Vec<u8>| write_json(&EventBody::from(&*record.event), text),
+        tail: TAIL.to_vec(),
+    };
+    let tell = Tell { revision: None, position: Some(position) };
+    let mut response = with(StatusCode::OK, Some(JSON), list.into_body().await?, tell);
+    response.headers_mut().extend([(header::ALLOW, ALLOW), (header::VARY, VARY)]);
+    Ok(response)
+}
+
+/// A whole page, though the views hand out fewer events at once where these are large.
+fn page_of(
+    log: LogQueries,
+    query: EventsQuery,
+    first: EventsPage,
+) -> impl Stream<Item = Result<Record, Error>> + Send + 'static {
+    let begun = (log, query, Some(first));
+    let parts = stream::try_unfold(begun, async |(log, mut query, page)| {
+        let Some(page) = page else { return Ok::<_, Error>(None) };
+        query.limit -= page.events.len().min(query.limit);
+        let next = match page.events.last().filter(|_| page.more && query.limit > 0) {
+            None => None,
+            Some(last) => {
+                query.from = From::Behind(ORDER.place_of(&last.event));
+                Some(log.events(query.clone(), None).await?.found)
+            }
+        };
+        Ok(Some((page.events, (log, query, next))))
+    });
+    parts.map_ok(|events| stream::iter(events.into_iter().map(Ok))).try_flatten()
+}
