@@ -35,9 +35,12 @@ pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failur
         lifecycle: lifecycle.clone(),
     };
     let queries = Queries::new(storage.reader.clone(), process.config.await_timeout);
+    let log = LogQueries::new(storage.log.clone(), queries.clone());
+    let tail = projection_svc::live::Live::new(log.clone(), lifecycle.clone());
     let read_side = ReadSide {
-        log: LogQueries::new(storage.log.clone(), queries.clone()),
         queries,
+        log,
+        live: tail.clone(),
         lifecycle: lifecycle.clone(),
         public_url: process.config.web.public_url.clone(),
     };
@@ -52,6 +55,7 @@ pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failur
             Box::pin(projector.run(lifecycle.clone())),
             Box::pin(watch.run(lifecycle)),
             Box::pin(async move { live.run().await }),
+            Box::pin(async move { tail.run().await }),
         ],
         storage: choice.kind.name(),
         why: choice.why,

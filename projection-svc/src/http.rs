@@ -1,5 +1,6 @@
 //! The routes of the read side.
 
 pub(crate) mod answers;
+pub(crate) mod events;
 pub(crate) mod eye_collector;
 pub(crate) mod eye_rest;

@@ -1,6 +1,7 @@
 //! The read side: latest values and the event log, from the views.
 
 mod http;
+pub mod live;
 pub mod log;
 pub mod queries;
 
@@ -14,6 +15,7 @@ use shared::http::lifecycle::Lifecycle;
 use shared::http::routes::labelled;
 use utoipa::openapi::OpenApi;
 
+use live::Live;
 use log::LogQueries;
 use queries::Queries;
 
@@ -22,6 +24,7 @@ use queries::Queries;
 pub struct ReadSide {
     pub queries: Queries,
     pub log: LogQueries,
+    pub live: Live,
     pub lifecycle: Lifecycle,
     /// Where links in bodies lead; without it, where the request went.
     pub public_url: Option<String>,
@@ -29,7 +32,7 @@ pub struct ReadSide {
 
 /// Every route of the read side.
 pub fn router(read_side: ReadSide) -> Router {
-    use http::{answers, eye_collector, eye_rest};
+    use http::{answers, events, eye_collector, eye_rest};
     let state = Arc::new(read_side);
     let key = || get(answers::get_answer).with_state(state.clone());
     Router::new()
@@ -37,6 +40,12 @@ pub fn router(read_side: ReadSide) -> Router {
         .route("/answers", labelled(get(answers::get_answers).with_state(state.clone())))
         .route("/answers/batch", labelled(key()))
         .route("/answers/{key}", labelled(key()))
+        .route("/v1/events", labelled(get(events::get_events).with_state(state.clone())))
+        .route("/v1/events/stats", labelled(get(events::get_stats).with_state(state.clone())))
+        .route("/v1/events/stream", labelled(get(events::get_stream).with_state(state.clone())))
+        .route("/v1/events/{id}", labelled(get(events::get_event).with_state(state.clone())))
+        .route("/v1/sessions", labelled(get(events::get_sessions).with_state(state.clone())))
+        .route("/v1/rejections", labelled(get(events::get_rejections).with_state(state.clone())))
         .merge(eye_rest::routes(&state))
         .merge(eye_collector::routes(&state))
 }

@@ -6,6 +6,7 @@ use futures::future::{self, BoxFuture};
 use futures::stream::{self, BoxStream, TryStreamExt};
 use shared::domain::filter::Filter;
 use shared::domain::log_event::{Rejection, Session};
+use shared::domain::projection::EventChange;
 use shared::domain::stream::Position;
 use shared::error::Error;
 use shared::ports::{
@@ -186,6 +187,26 @@ impl LogQueries {
         };
         let known = move |rejection: &Arc<Rejection>| rejection.number <= position.0;
         Ok(Seen { found: whole(found, Box::new(behind), known), position })
+    }
+
+    /// The latest change of each log event that changed behind a position, in the order
+    /// of these.
+    pub(crate) async fn changes(&self, after: Position, limit: usize) -> Result<Seen<Vec<EventChange>>, Error> {
+        Ok(self.log.changes(after, limit).await?)
+    }
+
+    /// Returns once every change up to a position can be read, however long it takes.
+    pub(crate) async fn reached(&self, position: Position) -> Result<(), Error> {
+        self.queries.reached(position).await
+    }
+
+    /// How far the views are.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub(crate) async fn position(&self, awaited: Option<Position>) -> Result<Position, Error> {
+        self.queries.reach(awaited).await?;
+        self.queries.position().await
     }
 }
 

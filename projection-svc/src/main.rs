@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use projection_svc::ReadSide;
+use projection_svc::live::Live;
 use projection_svc::log::LogQueries;
 use projection_svc::queries::Queries;
 use shared::adapters::memory::MemoryViews;
@@ -37,14 +38,15 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let queries = Queries::new(Arc::new(views.clone()), process.config.await_timeout);
     // Until MongoViews keep the event log.
     let log = LogQueries::new(Arc::new(MemoryViews::new()), queries.clone());
+    let live = Live::new(log.clone(), process.lifecycle.clone());
     let public_url = process.config.web.public_url.clone();
-    let read_side = ReadSide { queries, log, lifecycle: process.lifecycle.clone(), public_url };
+    let read_side = ReadSide { queries, log, live: live.clone(), lifecycle: process.lifecycle.clone(), public_url };
     let service = Service {
         router: projection_svc::router(read_side),
         documented: projection_svc::documented(),
         checks: vec![Remote::new("MongoDB", Arc::new(views))],
         refresh: nothing_to_refresh(),
-        tasks: Vec::new(),
+        tasks: vec![Box::pin(async move { live.run().await })],
         storage: "mongodb",
         why: "the read side reads from there",
     };

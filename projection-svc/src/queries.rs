@@ -47,4 +47,14 @@ impl Queries {
             Err(_) => Err(Error::NotReached(position.0)),
         }
     }
+
+    /// Returns once every change up to a position can be read, however long it takes.
+    pub(crate) async fn reached(&self, position: Position) -> Result<(), Error> {
+        Ok(self.views.reached(position).await?)
+    }
+
+    /// How far the views are.
+    pub(crate) async fn position(&self) -> Result<Position, Error> {
+        Ok(self.views.checkpoint().await?.position())
+    }
 }

@@ -131,15 +131,16 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Ap
 /// # Errors
 /// 400 if one is malformed.
 pub fn await_position(headers: &HeaderMap, parameter: Option<&str>) -> Result<Option<Position>, ApiError> {
-    let parse = |name: &str, text: &str| {
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let number = digits.then(|| text.parse().ok()).flatten().map(Position);
-        let range = || ApiError::bad_request(format!("{name}: must be a whole number from 0 to {}", Position::MAX));
-        number.filter(|position| *position <= Position::MAX).ok_or_else(range)
-    };
-    let header = single(headers, &AWAIT_POSITION)?.map(|text| parse("Await-Position", text)).transpose()?;
-    let parameter = parameter.map(|text| parse("await", text)).transpose()?;
+    let header = single(headers, &AWAIT_POSITION)?.map(|text| position("Await-Position", text)).transpose()?;
+    let parameter = parameter.map(|text| position("await", text)).transpose()?;
     Ok(header.max(parameter))
+}
+
+fn position(name: &str, text: &str) -> Result<Position, ApiError> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.then(|| text.parse().ok()).flatten().map(Position);
+    let range = || ApiError::bad_request(format!("{name}: must be a whole number from 0 to {}", Position::MAX));
+    number.filter(|position| *position <= Position::MAX).ok_or_else(range)
 }
 
 /// Where a live stream is taken up again.
@@ -150,6 +151,14 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<Option<Revision>, ApiError> 
     let number =
         |text: &str| text.parse().map(Revision).map_err(|_| ApiError::bad_request("Last-Event-ID: must be a revision"));
     single(headers, &LAST_EVENT_ID)?.map(number).transpose()
+}
+
+/// The position behind which a live tail is taken up again.
+///
+/// # Errors
+/// 400 if it is malformed.
+pub fn last_event_position(headers: &HeaderMap) -> Result<Option<Position>, ApiError> {
+    single(headers, &LAST_EVENT_ID)?.map(|text| position("Last-Event-ID", text)).transpose()
 }
 
 /// Whether a media type is named in `Accept`.
