@@ -17,7 +17,7 @@ use shared::http::headers::{await_position, if_none_match};
 use shared::http::query::Query;
 use shared::http::response::{Tell, json, not_modified};
 use shared::http::routes::IdPath;
-use shared::ports::{EventRef, EventsQuery, From, ListQuery, Order, Place, Seen, SortKey, Sorted, StatsRow};
+use shared::ports::{EventRef, EventsQuery, From, ListQuery, Order, Place, Seen, Sorted, StatsRow};
 use shared::wire::events::{BucketJson, EventJson, EventsJson, RejectionJson, RejectionsJson, SessionsJson, StatsJson};
 use shared::wire::time::shortest;
 use uuid::Uuid;

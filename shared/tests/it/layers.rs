@@ -74,7 +74,7 @@ fn wrong_door(module: &str, path: &str) -> Option<String> {
     if within(module, "projection_svc") && (path.ends_with("::EventStore") || within(path, commands)) {
         return wrong("the read side never appends");
     }
-    let views = ["::ViewReader", "::ViewWriter"].iter().any(|port| path.ends_with(port));
+    let views = ["::ViewReader", "::ViewWriter", "::LogReader"].iter().any(|port| path.ends_with(port));
     if within(module, "eventstore_svc") && views {
         return wrong("the write side never reads views");
     }
@@ -178,6 +178,7 @@ fn each_wrong_door_is_noticed() {
         ("projector_svc", "use shared::adapters::memory::MemoryViews;"),
         ("projection_svc::queries", "use shared::ports::{self, EventStore};"),
         ("eventstore_svc::commands", "use shared::ports::{EventStore, ViewReader as R};"),
+        ("eventstore_svc::log", "use shared::ports::LogReader;"),
         ("shared::config", "use monolith::storage;"),
         ("monolith::app", "use shared::{adapters as a};"),
         ("monolith::app", "// a 'quote\nuse shared::adapters::memory;"),
