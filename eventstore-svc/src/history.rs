@@ -1,4 +1,4 @@
-//! The past of a key, from the log.
+//! The past of an answer or a log event, from the log.
 
 use std::sync::Arc;
 
@@ -35,26 +35,26 @@ impl History {
         Self(events)
     }
 
-    /// The newest event of a key.
+    /// The newest event of a stream.
     ///
     /// # Errors
-    /// `NotFound` if the key was never created.
-    pub async fn newest(&self, key: &Key) -> Result<RecordedEvent, Error> {
-        self.0.last(&StreamId::of_answer(key)).await?.ok_or(Error::NotFound)
+    /// If the store fails.
+    pub async fn newest(&self, stream: &StreamId) -> Result<Option<RecordedEvent>, Error> {
+        Ok(self.0.last(stream).await?)
     }
 
-    /// A page of a key's events.
+    /// A page of a stream's events.
     ///
     /// # Errors
     /// If the store fails.
     pub async fn page(
         &self,
-        key: &Key,
+        stream: &StreamId,
         from: Revision,
         direction: Direction,
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, Error> {
-        Ok(self.0.read(&StreamId::of_answer(key), from, direction, limit.min(PAGE)).await?)
+        Ok(self.0.read(stream, from, direction, limit.min(PAGE)).await?)
     }
 
     /// The answer of a key as it was.
@@ -62,9 +62,10 @@ impl History {
     /// # Errors
     /// `NotFound` if the key had no event then.
     pub async fn as_of(&self, key: &Key, moment: Moment) -> Result<AsOf, Error> {
+        let stream = StreamId::of_answer(key);
         let recorded = match moment {
-            Moment::Revision(revision) => self.at(key, revision).await?,
-            Moment::Time(time) => self.last_until(key, time).await?,
+            Moment::Revision(revision) => self.at(&stream, revision).await?,
+            Moment::Time(time) => self.last_until(&stream, time).await?,
         };
         let recorded = recorded.ok_or(Error::NotFound)?;
         let event = AnswerEvent::from_recorded(&recorded)?;
@@ -73,14 +74,14 @@ impl History {
         Ok(AsOf { answer, revision: recorded.revision, position: recorded.position })
     }
 
-    async fn at(&self, key: &Key, revision: Revision) -> Result<Option<RecordedEvent>, Error> {
-        Ok(self.page(key, revision, Direction::Forwards, 1).await?.pop())
+    async fn at(&self, stream: &StreamId, revision: Revision) -> Result<Option<RecordedEvent>, Error> {
+        Ok(self.page(stream, revision, Direction::Forwards, 1).await?.pop())
     }
 
     /// The last event that was recorded at or before a time: times never go back
     /// within a stream, so halving finds it.
-    async fn last_until(&self, key: &Key, time: Timestamp) -> Result<Option<RecordedEvent>, Error> {
-        let newest = self.newest(key).await?;
+    async fn last_until(&self, stream: &StreamId, time: Timestamp) -> Result<Option<RecordedEvent>, Error> {
+        let Some(newest) = self.newest(stream).await? else { return Ok(None) };
         if newest.event.metadata.recorded_at <= time {
             return Ok(Some(newest));
         }
@@ -88,7 +89,7 @@ impl History {
         let (mut low, mut high) = (0, newest.revision.0);
         while low < high {
             let middle = low + (high - low) / 2;
-            let event = self.at(key, Revision(middle)).await?.ok_or(Error::NotFound)?;
+            let event = self.at(stream, Revision(middle)).await?.ok_or(Error::NotFound)?;
             if event.event.metadata.recorded_at <= time {
                 low = middle + 1;
                 found = Some(event);

@@ -37,7 +37,7 @@ pub struct WriteSide {
 
 /// Every route of the write side.
 pub fn router(write_side: WriteSide) -> Router {
-    use http::{answers, batch, eye_collector, eye_rest, history};
+    use http::{answers, batch, events, eye_collector, eye_rest, history};
     let state = Arc::new(write_side);
     let key = || patch(answers::patch_answer).put(answers::put_answer).delete(answers::delete_answer);
     Router::new()
@@ -47,6 +47,8 @@ pub fn router(write_side: WriteSide) -> Router {
         .route("/answers/{key}", labelled(key().with_state(state.clone())))
         .route("/answers/{key}/history", labelled(get(history::get_history).with_state(state.clone())))
         .route("/answers/{key}/as-of", labelled(get(history::get_as_of).with_state(state.clone())))
+        .route("/v1/events/{id}/history", labelled(get(history::get_event_history).with_state(state.clone())))
+        .merge(events::routes(&state))
         .merge(eye_rest::routes(&state))
         .merge(eye_collector::routes(&state))
 }

@@ -1,8 +1,13 @@
 //! JSON shapes and the domain, one into the other. Pure: no HTTP, no stores.
 
 pub mod answers;
+#[cfg(test)]
+mod arbitrary;
+pub mod cloud_events;
 pub mod events;
 pub mod eye_collector;
 pub mod eye_rest;
+pub mod history;
+pub mod new_events;
 pub mod sent;
 pub mod time;

@@ -11,7 +11,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::{self, Stream};
-use shared::domain::answer::{Key, UnreadableEvent};
+use shared::domain::answer::UnreadableEvent;
 use shared::domain::stream::{RecordedEvent, Revision, StreamId};
 use shared::domain::time::Timestamp;
 use shared::error::Error;
@@ -21,10 +21,12 @@ use shared::http::error::ApiError;
 use shared::http::headers::{accepts, await_position, if_none_match, last_event_id};
 use shared::http::query::Query;
 use shared::http::response::{JSON, Tell, json, not_modified, with};
-use shared::http::routes::KeyPath;
+use shared::http::routes::{IdPath, KeyPath};
 use shared::ports::Direction;
 use shared::wire::answers::shapes::AnswerEvent;
-use shared::wire::answers::{AnswerJson, Detail, write_event};
+use shared::wire::answers::{AnswerJson, write_event};
+use shared::wire::events::write_log_event;
+use shared::wire::history::Detail;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::WriteSide;
@@ -108,6 +110,16 @@ impl Range {
     }
 }
 
+/// Whose history it is.
+#[derive(Clone)]
+struct Past {
+    stream: StreamId,
+    /// Writes an event as an element.
+    write: fn(&RecordedEvent, Detail, &mut Vec<u8>) -> Result<(), UnreadableEvent>,
+    /// What is said where there is none.
+    missing: fn() -> Error,
+}
+
 /// Everything that happened to a key, oldest first, from the log itself.
 ///
 /// With `Accept: text/event-stream` the history comes as server-sent events without a
@@ -136,16 +148,34 @@ pub(crate) async fn get_history(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let past = Past { stream: StreamId::of_answer(&key), write: write_event, missing: || Error::NotFound };
     let query = Query::parse(query.as_deref())?;
-    let range = Range::parse(&query)?;
-    await_position(&headers, query.get("await")?)?;
-    if accepts(&headers, "text/event-stream") {
-        return follow(&side, key, &range, &headers).await;
+    show(&side, past, &query, &headers).await
+}
+
+/// `GET /v1/events/{id}/history`.
+pub(crate) async fn get_event_history(
+    State(side): Side,
+    IdPath(id): IdPath,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let past = Past { stream: StreamId::of_event(id), write: write_log_event, missing: Error::no_event };
+    let query = Query::parse(query.as_deref())?;
+    query.only(&["from", "limit", "direction", "detail", "await"])?;
+    show(&side, past, &query, &headers).await
+}
+
+async fn show(side: &WriteSide, past: Past, query: &Query, headers: &HeaderMap) -> Result<Response, ApiError> {
+    let range = Range::parse(query)?;
+    await_position(headers, query.get("await")?)?;
+    if accepts(headers, "text/event-stream") {
+        return follow(side, past, &range, headers).await;
     }
-    let none_match = if_none_match(&headers)?;
-    let newest = side.history.newest(&key).await?;
+    let none_match = if_none_match(headers)?;
+    let newest = side.history.newest(&past.stream).await?.ok_or_else(past.missing)?;
     let mut tell = Tell { revision: Some(newest.revision), position: Some(newest.position) };
-    let pages = Pages::new(&range, newest.revision, side.history.clone(), key);
+    let pages = Pages::new(&range, newest.revision, side.history.clone(), past);
     tell.position = match pages.newest_shown() {
         Some(shown) if shown < newest.revision => Some(pages.position_of(shown).await?),
         _ => tell.position,
@@ -160,7 +190,7 @@ pub(crate) async fn get_history(
 /// A history on its way out, a page at a time.
 struct Pages {
     history: History,
-    key: Key,
+    past: Past,
     direction: Direction,
     detail: Detail,
     /// The next event, and how many are left; the end of the history is fixed when
@@ -171,7 +201,7 @@ struct Pages {
 }
 
 impl Pages {
-    fn new(range: &Range, newest: Revision, history: History, key: Key) -> Self {
+    fn new(range: &Range, newest: Revision, history: History, past: Past) -> Self {
         let limit = range.limit.unwrap_or(u64::MAX);
         let (next, there) = match range.direction {
             Direction::Forwards => {
@@ -184,7 +214,7 @@ impl Pages {
             }
         };
         let left = there.min(limit);
-        Self { history, key, direction: range.direction, detail: range.detail, next, left, begun: false }
+        Self { history, past, direction: range.direction, detail: range.detail, next, left, begun: false }
     }
 
     /// The newest revision among those that are shown.
@@ -197,8 +227,8 @@ impl Pages {
     }
 
     async fn position_of(&self, revision: Revision) -> Result<shared::domain::stream::Position, Error> {
-        let found = self.history.page(&self.key, revision, Direction::Forwards, 1).await?;
-        found.first().map(|event| event.position).ok_or(Error::NotFound)
+        let found = self.history.page(&self.past.stream, revision, Direction::Forwards, 1).await?;
+        found.first().map(|event| event.position).ok_or_else(self.past.missing)
     }
 
     /// The next piece of the JSON array; none behind its end.
@@ -210,9 +240,9 @@ impl Pages {
         text.extend_from_slice(if self.begun { b"" } else { b"[" });
         if self.left > 0 {
             let limit = usize::try_from(self.left).unwrap_or(PAGE).min(PAGE);
-            let events = self.history.page(&self.key, self.next, self.direction, limit).await?;
+            let events = self.history.page(&self.past.stream, self.next, self.direction, limit).await?;
             if events.is_empty() {
-                return Err(Error::NotFound);
+                return Err((self.past.missing)());
             }
             self.write(&events, &mut text)?;
         }
@@ -228,7 +258,7 @@ impl Pages {
             if self.begun {
                 text.push(b',');
             }
-            write_event(event, self.detail, text)?;
+            (self.past.write)(event, self.detail, text)?;
             self.begun = true;
             self.left -= 1;
             self.next = match self.direction {
@@ -258,20 +288,20 @@ impl Pages {
     }
 }
 
-/// `GET /answers/{key}/history` as a live stream.
-async fn follow(side: &WriteSide, key: Key, range: &Range, headers: &HeaderMap) -> Result<Response, ApiError> {
+/// A history as a live stream.
+async fn follow(side: &WriteSide, past: Past, range: &Range, headers: &HeaderMap) -> Result<Response, ApiError> {
     if range.limit.is_some() || range.direction == Direction::Backwards {
         let parameter = if range.limit.is_some() { "limit" } else { "direction" };
         return Err(ApiError::bad_request(format!("{parameter}: has no meaning in a live stream")));
     }
     let last = last_event_id(headers)?;
     // Listening comes first: nothing falls between the reading and the hearing.
-    let listening = side.live.listen(StreamId::of_answer(&key));
-    let newest = side.history.newest(&key).await?;
+    let listening = side.live.listen(past.stream.clone());
+    let newest = side.history.newest(&past.stream).await?.ok_or_else(past.missing)?;
     let next = last.map(Revision::next).or(range.from).unwrap_or(Revision::FIRST);
     let follower = Follower {
         history: side.history.clone(),
-        key,
+        past,
         listening,
         next,
         detail: range.detail,
@@ -289,7 +319,7 @@ async fn follow(side: &WriteSide, key: Key, range: &Range, headers: &HeaderMap) 
 
 struct Follower {
     history: History,
-    key: Key,
+    past: Past,
     listening: Listening,
     next: Revision,
     detail: Detail,
@@ -324,7 +354,7 @@ impl Follower {
                 return self.send(&recorded);
             }
             if self.reread {
-                let page = self.history.page(&self.key, self.next, Direction::Forwards, PAGE).await?;
+                let page = self.history.page(&self.past.stream, self.next, Direction::Forwards, PAGE).await?;
                 self.reread = !page.is_empty();
                 self.ready = page.into_iter().map(Arc::new).collect::<Vec<_>>().into_iter();
             } else {
@@ -337,7 +367,7 @@ impl Follower {
 
     fn send(&mut self, recorded: &RecordedEvent) -> Result<Event, Error> {
         let mut text = Vec::new();
-        write_event(recorded, self.detail, &mut text)?;
+        (self.past.write)(recorded, self.detail, &mut text)?;
         self.next = recorded.revision.next();
         let text = String::from_utf8(text).expect("JSON is UTF-8");
         Ok(Event::default().id(recorded.revision.to_string()).data(text))

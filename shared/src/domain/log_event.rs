@@ -163,6 +163,15 @@ impl LogFact {
         }
     }
 
+    /// The short name of a stored type, in a detailed history.
+    pub fn verb_of(kind: &str) -> &'static str {
+        match kind {
+            AMENDED => "amend",
+            DELETED => "delete",
+            _ => "record",
+        }
+    }
+
     /// The event as it is appended.
     pub fn to_new(&self, id: Uuid, recorded_at: Timestamp) -> NewEvent {
         match self {

@@ -8,11 +8,11 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::history::{Detail, ElementJson, EventDetail};
 use crate::domain::answer::{
     Answer, AnswerCommand, AnswerEvent, Ask, Condition, InvalidKey, InvalidValue, Key, UnreadableEvent, Value,
 };
 use crate::domain::stream::RecordedEvent;
-use crate::domain::time::Timestamp;
 
 /// Why a body is no command.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -157,49 +157,15 @@ pub struct AnswersJson<'a> {
     pub next: Option<String>,
 }
 
-/// How much of each event a history tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Detail {
-    #[default]
-    Plain,
-    Full,
-}
-
-#[derive(Serialize)]
-struct EventJson<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    data: AnswerJson<'a>,
-    #[serde(flatten)]
-    detail: Option<EventDetail<'a>>,
-}
-
-#[derive(Serialize)]
-struct EventDetail<'a> {
-    event: &'static str,
-    id: uuid::Uuid,
-    revision: u64,
-    position: u64,
-    recorded_at: Timestamp,
-    metadata: &'a crate::domain::stream::Metadata,
-}
-
 /// Writes an event as an element of a history.
 ///
 /// # Errors
 /// If the event cannot be read.
 pub fn write_event(recorded: &RecordedEvent, detail: Detail, into: &mut Vec<u8>) -> Result<(), UnreadableEvent> {
     let event = AnswerEvent::from_recorded(recorded)?;
-    let detail = (detail == Detail::Full).then(|| EventDetail {
-        event: event.kind().verb(),
-        id: recorded.event.id,
-        revision: recorded.revision.0,
-        position: recorded.position.0,
-        recorded_at: recorded.event.metadata.recorded_at,
-        metadata: &recorded.event.metadata,
-    });
     let data = AnswerJson { key: event.key().as_str(), value: event.value().map_or("", |value| value) };
-    serde_json::to_writer(into, &EventJson { kind: event.kind().name(), data, detail })?;
+    let detail = EventDetail::of(recorded, event.kind().verb(), detail);
+    serde_json::to_writer(into, &ElementJson { kind: event.kind().name(), data, detail })?;
     Ok(())
 }
 

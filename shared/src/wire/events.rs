@@ -6,8 +6,11 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
+use super::history::{Detail, ElementJson, EventDetail};
 use super::time::shortest;
-use crate::domain::log_event::{LogEvent, Members, Rejection, Session};
+use crate::domain::answer::UnreadableEvent;
+use crate::domain::log_event::{LogEvent, LogFact, Members, Rejection, Session, event_after};
+use crate::domain::stream::RecordedEvent;
 use crate::domain::time::Timestamp;
 
 /// A log event as clients see it.
@@ -63,6 +66,22 @@ pub struct EventsJson<'a> {
 #[derive(Serialize)]
 pub struct DeletedJson {
     pub id: Uuid,
+}
+
+/// Writes an event of a log event's stream as an element of its history: the log event
+/// as it was from then on, or of one that is gone its id.
+///
+/// # Errors
+/// If the event cannot be read.
+pub fn write_log_event(recorded: &RecordedEvent, detail: Detail, into: &mut Vec<u8>) -> Result<(), UnreadableEvent> {
+    let kind = &*recorded.event.kind;
+    let (id, _, event) = event_after(recorded)?;
+    let detail = EventDetail::of(recorded, LogFact::verb_of(kind), detail);
+    match event {
+        Some(event) => serde_json::to_writer(into, &ElementJson { kind, data: EventJson::from(&event), detail })?,
+        None => serde_json::to_writer(into, &ElementJson { kind, data: DeletedJson { id }, detail })?,
+    }
+    Ok(())
 }
 
 /// How many log events there are by time and a member.

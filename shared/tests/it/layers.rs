@@ -11,7 +11,7 @@ use paths::{Named, named};
 
 const SERVICES: [&str; 3] = ["eventstore_svc", "projection_svc", "projector_svc"];
 /// Crates that the domain is made of, and `wire` with it.
-const PURE: [&str; 13] = [
+const PURE: [&str; 15] = [
     "std",
     "core",
     "alloc",
@@ -22,8 +22,10 @@ const PURE: [&str; 13] = [
     "uuid",
     "bytes",
     "memchr",
+    "base64",
     "form_urlencoded",
     "percent_encoding",
+    "proptest",
     "sha2",
 ];
 /// What `wire` has beside: its shapes describe themselves.
