@@ -4,21 +4,22 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-use time::format_description::BorrowedFormatItem;
+use serde::{Deserialize, Serialize, Serializer};
 use time::format_description::well_known::Rfc3339;
-use time::macros::format_description;
 use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
 
 /// Microseconds since 1970-01-01T00:00:00Z.
 ///
 /// Its text is RFC 3339 in UTC with six fractional digits, always.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Timestamp(i64);
 
-const FORMAT: &[BorrowedFormatItem<'static>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+/// The form of its text.
+const FORM: &[u8; 27] = b"0000-00-00T00:00:00.000000Z";
+/// The Julian day of 1970-01-01.
+const EPOCH_DAY: i64 = 2_440_588;
+const DAY_MICROS: i64 = 86_400_000_000;
 
 /// The first and last moment that RFC 3339 can name (years 0000 to 9999).
 const RANGE: RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_300_799_999_999;
@@ -64,13 +65,64 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// Its text. Every stored event has times in it, so this is made by hand.
+    fn to_text(self) -> [u8; FORM.len()] {
+        let (days, micros) = (self.0.div_euclid(DAY_MICROS), self.0.rem_euclid(DAY_MICROS));
+        // Within the range every day is one of the calendar's.
+        let day = i32::try_from(days + EPOCH_DAY).ok().and_then(|day| Date::from_julian_day(day).ok());
+        let (year, month, day) = day.unwrap_or(Date::MIN).to_calendar_date();
+        let seconds = micros / 1_000_000;
+        let mut text = *FORM;
+        let mut put = |start: usize, end: usize, number: i64| {
+            let mut left = number;
+            for digit in text[start..end].iter_mut().rev() {
+                *digit = b'0' + (left % 10) as u8;
+                left /= 10;
+            }
+        };
+        put(0, 4, year.into());
+        put(5, 7, u8::from(month).into());
+        put(8, 10, day.into());
+        put(11, 13, seconds / 3_600);
+        put(14, 16, seconds / 60 % 60);
+        put(17, 19, seconds % 60);
+        put(20, 26, micros % 1_000_000);
+        text
+    }
+
+    /// Reads what `to_text` writes, and nothing else.
+    fn of_text(text: &[u8]) -> Option<Self> {
+        let text: &[u8; FORM.len()] = text.try_into().ok()?;
+        let fits = |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };
+        if !text.iter().zip(FORM).all(fits) {
+            return None;
+        }
+        let number = |start: usize, end: usize| {
+            text[start..end].iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0'))
+        };
+        let (hour, minute, second) = (number(11, 13), number(14, 16), number(17, 19));
+        let month = Month::try_from(u8::try_from(number(5, 7)).ok()?).ok()?;
+        let day = u8::try_from(number(8, 10)).ok()?;
+        let date = Date::from_calendar_date(i32::try_from(number(0, 4)).ok()?, month, day).ok()?;
+        if hour > 23 || minute > 59 || second > 59 {
+            return None;
+        }
+        let seconds = (hour * 60 + minute) * 60 + second;
+        let days = i64::from(date.to_julian_day()) - EPOCH_DAY;
+        Some(Self(days * DAY_MICROS + seconds * 1_000_000 + number(20, 26)))
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000)
-            .ok()
-            .and_then(|moment| moment.format(FORMAT).ok())
-            .ok_or(fmt::Error)
-            .and_then(|text| f.write_str(&text))
+        f.write_str(std::str::from_utf8(&self.to_text()).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -79,6 +131,9 @@ impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(moment) = Self::of_text(text.as_bytes()) {
+            return Ok(moment);
+        }
         let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
         i64::try_from(moment.unix_timestamp_nanos().div_euclid(1_000))
             .ok()
@@ -204,6 +259,27 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        /// Made by hand, and the same as the library would make it.
+        #[test]
+        fn text_is_that_of_the_library(micros in prop_oneof![RANGE, -100_000_000_000_000_i64..4_000_000_000_000_000]) {
+            let moment = Timestamp(micros);
+            let text = moment.to_string();
+            let read = OffsetDateTime::parse(&text, &Rfc3339).expect("RFC 3339");
+            prop_assert_eq!(read.unix_timestamp_nanos(), i128::from(micros) * 1_000);
+            prop_assert_eq!(Timestamp::of_text(text.as_bytes()), Some(moment));
+        }
+
+        #[test]
+        fn text_is_read_as_the_library_reads_it(text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[012][0-9]:[0-6][0-9]:[0-6][0-9]\\.[0-9]{6}Z") {
+            let library = OffsetDateTime::parse(&text, &Rfc3339).ok().map(|read| read.unix_timestamp_nanos() / 1_000);
+            if let Some(moment) = Timestamp::of_text(text.as_bytes()) {
+                prop_assert_eq!(library, Some(i128::from(moment.0)));
+            }
+            prop_assert_eq!(text.parse::<Timestamp>().is_ok(), library.is_some());
+        }
+    }
 
     #[test]
     fn prints_six_digits_always() {
