@@ -157,8 +157,8 @@ pub trait EventStore: Send + Sync {
     /// for a position that holds nothing.
     async fn at(&self, position: Position) -> Result<Option<RecordedEvent>, StoreError>;
 
-    /// Appends to streams of their own, each append by itself: some may be stored and
-    /// others not. The outcomes are in the order of the appends. Stores that write what
+    /// Appends to streams, no two to the same one, each append by itself: some may be
+    /// stored and others not. The outcomes are in the order of the appends. Stores that write what
     /// comes together in one go do so.
     async fn append_each(&self, appends: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
         let appends = appends

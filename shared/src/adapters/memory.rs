@@ -21,9 +21,9 @@ use crate::domain::projection::{AnswerChange, Changes, EventChange};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    AnswersPage, AnswersQuery, Appended, Batch, Checkpoint, Claim, ClaimedAppend, Direction, EventFeed, EventRef,
-    EventStore, EventsPage, EventsQuery, ListQuery, LogId, LogReader, Outcomes, Page, Record, Seen, StatsQuery,
-    StatsRow, StoreError, Subscription, ViewReader, ViewWriter, done,
+    AnswersPage, AnswersQuery, Append, Appended, Batch, Checkpoint, Claim, ClaimedAppend, Direction, EventFeed,
+    EventRef, EventStore, EventsPage, EventsQuery, ListQuery, LogId, LogReader, Outcomes, Page, Record, Seen,
+    StatsQuery, StatsRow, StoreError, Subscription, ViewReader, ViewWriter, done,
 };
 
 /// The log in memory.
@@ -117,6 +117,14 @@ impl EventStore for MemoryEvents {
         let appended = state.append(stream, expected, events)?;
         self.0.head.advance(state.log.len() as u64);
         Ok(appended)
+    }
+
+    async fn append_each(&self, appends: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        let mut state = self.0.state.lock();
+        let mut append = |Append { stream, expected, events }: Append| state.append(&stream, expected, events);
+        let appended = appends.into_iter().map(&mut append).collect();
+        self.0.head.advance(state.log.len() as u64);
+        appended
     }
 
     async fn read(

@@ -9,7 +9,7 @@ use super::{event, fresh_stream, some_events, soon};
 use crate::domain::answer::{AnswerEvent, Key};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
-use crate::ports::{Appended, Direction, EventStore, StoreError};
+use crate::ports::{Append, Appended, Direction, EventStore, StoreError};
 use Direction::{Backwards, Forwards};
 use ExpectedRevision::{Exact, NoStream};
 
@@ -34,6 +34,8 @@ pub async fn events(store: Arc<dyn EventStore>) {
     log.at_the_end_known_ids_are_appended_again().await;
     log.of_racing_appends_one_wins().await;
     log.racers_that_retry_all_append().await;
+    log.many_appends_have_an_outcome_each().await;
+    log.a_position_is_looked_up_exactly().await;
 }
 
 /// A store whose answers must be there.
@@ -333,5 +335,62 @@ impl Log {
             }
         }
         panic!("an append that retries never gets through");
+    }
+
+    async fn each(&self, appends: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        let count = appends.len();
+        let outcomes = soon("append each", self.0.append_each(appends)).await;
+        assert_eq!(outcomes.len(), count, "each append has an outcome");
+        outcomes
+    }
+
+    async fn many_appends_have_an_outcome_each(&self) {
+        assert!(self.each(Vec::new()).await.is_empty(), "no append, no outcome");
+        let (known, events, appended) = self.with(2).await;
+        let new = |count| Append { stream: fresh_stream(), expected: NoStream, events: some_events(count) };
+        let mut appends: Vec<_> = (0..200).map(|number| new(number % 3 + 1)).collect();
+        appends[50] = Append { stream: known.clone(), expected: NoStream, events: some_events(1) };
+        appends[60] = Append { stream: fresh_stream(), expected: exact(7), events: some_events(1) };
+        let first = self.each(appends.clone()).await;
+        // Again, with what is new among what is stored already.
+        let mut more = appends.clone();
+        more[50] = Append { stream: known.clone(), expected: NoStream, events: events.clone() };
+        more[60] = new(1);
+        let again = self.each(more.clone()).await;
+        for (index, append) in appends.iter().enumerate() {
+            if [50, 60].contains(&index) {
+                assert!(matches!(first[index], Err(StoreError::Conflict)), "{index}: {:?}", first[index]);
+                continue;
+            }
+            let outcome = first[index].as_ref().unwrap_or_else(|error| panic!("{index}: {error:?}"));
+            assert_eq!(again[index].as_ref().ok(), Some(outcome), "a repeated append is the same success");
+            let read = self.all(&append.stream).await;
+            let stored: Vec<_> = read.iter().map(|recorded| recorded.event.clone()).collect();
+            assert_eq!(stored, append.events, "what is acknowledged is stored once");
+            let positions: Vec<_> = read.iter().map(|recorded| recorded.position).collect();
+            assert_eq!((outcome.first, &outcome.positions), (Revision::FIRST, &positions));
+        }
+        assert_eq!(again[50].as_ref().ok(), Some(&appended), "stored long before");
+        assert!(again[60].is_ok(), "a new one among them");
+        assert_eq!((self.all(&known).await.len(), self.all(&more[60].stream).await.len()), (2, 1));
+    }
+
+    async fn a_position_is_looked_up_exactly(&self) {
+        let (stream, _, appended) = self.with(3).await;
+        let all = self.all(&stream).await;
+        for (position, event) in appended.positions.iter().zip(&all) {
+            let found = soon("at", self.0.at(*position)).await.expect("at answers");
+            assert_eq!(found.as_ref(), Some(event), "the event at its position");
+        }
+        let last = appended.positions[2].0;
+        for position in [0, last + 1_000_000_000, Position::MAX.0, Position::MAX.0 + 1, u64::MAX] {
+            let found = soon("at", self.0.at(Position(position))).await.expect("at answers");
+            assert_eq!(found, None, "nothing at {position}");
+        }
+        // Between events there may be another's, but none of this stream.
+        for position in appended.positions.windows(2).flat_map(|pair| pair[0].0 + 1..pair[1].0).take(8) {
+            let found = soon("at", self.0.at(Position(position))).await.expect("at answers");
+            assert!(found.is_none_or(|found| found.stream != stream), "nothing of this stream at {position}");
+        }
     }
 }

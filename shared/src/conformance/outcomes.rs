@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{event, fresh_stream, soon};
 use crate::clock;
-use crate::domain::outcome::{Fingerprint, Happened, IdempotencyKey, Kept, Outcome, Receipt, Refused};
+use crate::domain::outcome::{Begun, Fingerprint, Happened, IdempotencyKey, Kept, Outcome, Receipt, Refused};
 use crate::domain::refusal::Refusal;
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, Revision, StreamId};
 use crate::domain::time::Timestamp;
@@ -25,6 +25,7 @@ pub async fn outcomes(store: Arc<dyn EventStore>, outcomes: Arc<dyn Outcomes>) {
     let claims = Claims { store, outcomes };
     claims.a_success_is_kept_with_its_event().await;
     claims.a_refusal_is_kept().await;
+    claims.a_beginning_is_kept().await;
     claims.a_taken_key_stays_taken().await;
     claims.a_conflict_leaves_the_key_free().await;
     claims.keys_and_lines_are_apart().await;
@@ -61,6 +62,8 @@ fn refused(print: u8, refused: Refused) -> Kept {
     Kept { fingerprint: Fingerprint([print; 32]), outcome: Outcome::Refused(refused) }
 }
 
+const REFUSALS: [Refusal; 5] =
+    [Refusal::KeyExists, Refusal::KeyNotFound, Refusal::NotMatched, Refusal::Matched, Refusal::EventNotFound];
 const NOT_FOUND: Refused = Refused { refusal: Refusal::KeyNotFound, position: None };
 
 impl Claims {
@@ -128,9 +131,7 @@ impl Claims {
 
     async fn a_refusal_is_kept(&self) {
         let position = Some(Position(12_345));
-        for (print, refusal) in
-            (0..).zip([Refusal::KeyExists, Refusal::KeyNotFound, Refusal::NotMatched, Refusal::Matched])
-        {
+        for (print, refusal) in (0..).zip(REFUSALS) {
             for position in [None, position] {
                 let (key, why) = (fresh(), Refused { refusal, position });
                 assert_eq!(self.refuse(&claim(&key, print), why).await, refused(print, why), "a first refusal stands");
@@ -138,6 +139,29 @@ impl Claims {
                 let other = Refused { refusal: Refusal::Matched, position: None };
                 assert_eq!(self.refuse(&claim(&key, 99), other).await, refused(print, why), "and stays");
             }
+        }
+    }
+
+    async fn a_beginning_is_kept(&self) {
+        let begun = |seed: u128| {
+            let at = Timestamp::from_micros(1_700_000_000_000_001);
+            Outcome::Begun(Begun { seed: Uuid::from_u128(seed), at, rejected: seed % 2 == 1 })
+        };
+        for seed in [u128::MAX, 2] {
+            let key = fresh();
+            let kept = Kept { fingerprint: Fingerprint([1; 32]), outcome: begun(seed) };
+            let keep = |print, seed| {
+                let (claim, outcome) = (claim(&key, print), begun(seed));
+                async move { self.outcomes.keep(&claim, outcome).await.expect("a beginning is kept") }
+            };
+            assert_eq!(keep(1, seed).await, kept, "a first beginning stands");
+            assert_eq!(self.find(&key).await, Some(kept), "a beginning is kept");
+            assert_eq!(keep(1, 7).await, kept, "and stays, for the same request");
+            assert_eq!(keep(2, 7).await, kept, "and for others");
+            assert_eq!(self.refuse(&claim(&key, 3), NOT_FOUND).await, kept, "a refusal does not replace it");
+            let stream = fresh_stream();
+            assert_eq!(self.taken(&claim(&key, 1), &stream, NoStream).await, kept, "and nothing is appended under it");
+            assert_eq!(self.length(&stream).await, 0);
         }
     }
 

@@ -20,8 +20,8 @@ use crate::domain::outcome::{Happened, IdempotencyKey, Kept, Outcome};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    Appended, Batch, Checkpoint, Claim, ClaimedAppend, Direction, EventFeed, EventStore, Health, LogId, Outcomes,
-    StoreError, Subscription,
+    Append, Appended, Batch, Checkpoint, Claim, ClaimedAppend, Direction, EventFeed, EventStore, Health, LogId,
+    Outcomes, StoreError, Subscription,
 };
 
 /// How long a read waits while the database is being opened again, and how often
@@ -171,6 +171,15 @@ impl EventStore for FjallEvents {
     ) -> Result<Appended, StoreError> {
         let stream = stream.clone();
         self.submit(|reply| Work::Append { stream, expected, events, reply }).await
+    }
+
+    async fn append_each(&self, appends: Vec<Append>) -> Vec<Result<Appended, StoreError>> {
+        let count = appends.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let outcomes = self.submit(|reply| Work::Each { appends, reply }).await;
+        outcomes.unwrap_or_else(|error| vec![Err(error); count])
     }
 
     async fn read(

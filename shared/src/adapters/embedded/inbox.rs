@@ -21,9 +21,11 @@ pub(super) struct Inbox {
 #[derive(Default)]
 struct Waiting {
     jobs: VecDeque<Job>,
+    /// How many appends they are.
+    appends: usize,
     ended: Option<Result<(), StoreError>>,
     closed: bool,
-    /// The writer sleeps until there are so many jobs; 0 while it does not sleep.
+    /// The writer sleeps until there are so many appends; 0 while it does not sleep.
     asleep_until: usize,
 }
 
@@ -34,7 +36,7 @@ pub(super) enum Until {
     Now,
     /// A job or the end of everything, for some time.
     Any(Duration),
-    /// The end of the group that was handed over, or so many jobs.
+    /// The end of the group that was handed over, or so many appends.
     EndedOr(usize),
     /// The end of the group that was handed over.
     Ended,
@@ -62,8 +64,9 @@ impl Inbox {
         if waiting.jobs.len() >= QUEUE {
             return Err(StoreError::Busy);
         }
+        waiting.appends += job.appends();
         waiting.jobs.push_back(job);
-        if waiting.asleep_until > 0 && waiting.jobs.len() >= waiting.asleep_until {
+        if waiting.asleep_until > 0 && waiting.appends >= waiting.asleep_until {
             waiting.asleep_until = 0;
             drop(waiting);
             self.changed.notify_one();
@@ -98,7 +101,7 @@ impl Inbox {
             Until::Ended => (usize::MAX, None),
         };
         let mut waiting = self.waiting.lock();
-        while waiting.jobs.len() < enough && waiting.ended.is_none() {
+        while waiting.appends < enough && waiting.ended.is_none() {
             waiting.asleep_until = enough;
             match deadline {
                 Some(_) if waiting.closed => break,
@@ -114,6 +117,7 @@ impl Inbox {
         } else {
             waiting.jobs.drain(..take).collect()
         };
+        waiting.appends -= jobs.iter().map(Job::appends).sum::<usize>();
         News { jobs, ended: waiting.ended.take(), closed: waiting.closed }
     }
 }

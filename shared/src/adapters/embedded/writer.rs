@@ -23,15 +23,17 @@ use super::watermark::Watermark;
 use super::{journal, record, start};
 use crate::domain::outcome::{Happened, IdempotencyKey, Kept, Outcome};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
-use crate::ports::{Appended, Claim, ClaimedAppend, StoreError, done};
+use crate::ports::{Append, Appended, Claim, ClaimedAppend, StoreError, done};
 
 /// A group holds at most this many jobs; more would only add to their latency.
 const GROUP_JOBS: usize = 256;
 /// And about this many bytes of events.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
-/// While a group is on its way, so many jobs are worth preparing.
+/// What an append takes beside its events where many are handed over together.
+const EACH_BYTES: usize = 256;
+/// While a group is on its way, so many appends are worth preparing.
 const WORTH_IT: usize = 16;
-/// Groups up to this many jobs are written by the thread that judged them.
+/// Groups up to this many appends are written by the thread that judged them.
 const ALONE: usize = 2;
 /// When nothing comes for this long, what can wait is done.
 const IDLE: Duration = Duration::from_millis(50);
@@ -53,6 +55,11 @@ pub(super) enum Work {
         expected: ExpectedRevision,
         events: Vec<NewEvent>,
         reply: Reply<Appended>,
+    },
+    /// Appends that are handed over together, each with an outcome of its own.
+    Each {
+        appends: Vec<Append>,
+        reply: Reply<Vec<Result<Appended, StoreError>>>,
     },
     Claimed {
         claim: Claim,
@@ -78,16 +85,27 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn new(work: Work) -> Self {
+        let size = |events: &[NewEvent]| events.iter().map(|event| event.data.len()).sum::<usize>();
         let bytes = match &work {
-            Work::Append { events, .. } => events.iter().map(|event| event.data.len()).sum(),
+            Work::Append { events, .. } => size(events),
+            Work::Each { appends, .. } => appends.iter().map(|append| EACH_BYTES + size(&append.events)).sum(),
             Work::Claimed { event, .. } => event.data.len(),
             Work::Keep { .. } => 0,
         };
         Self { work, bytes, runtime: Handle::try_current().ok() }
     }
 
+    /// How many appends it is.
+    pub(super) fn appends(&self) -> usize {
+        match &self.work {
+            Work::Each { appends, .. } => appends.len(),
+            Work::Append { .. } | Work::Claimed { .. } | Work::Keep { .. } => 1,
+        }
+    }
+
     fn fail(self, error: StoreError) {
         match self.work {
+            Work::Each { reply, .. } => drop(reply.send(Err(error))),
             Work::Append { reply, .. } => drop(reply.send(Err(error))),
             Work::Claimed { reply, .. } => drop(reply.send(Err(error))),
             Work::Keep { reply, .. } => drop(reply.send(Err(error))),
@@ -138,6 +156,8 @@ struct Prepared {
     events: Vec<RecordedEvent>,
     next: Position,
     answers: Vec<Answer>,
+    /// How many appends it is, for the counters.
+    appends: usize,
 }
 
 /// Rows that are written together, and how much that is.
@@ -265,11 +285,11 @@ impl Writer {
     /// Sends a group on its way. A small one is written at once: the way to the
     /// other thread would cost more than what could be prepared meanwhile.
     fn close(&mut self, group: Group) {
-        let small = group.answers.len() <= ALONE;
-        let Group { engine, batch, events, next, answers, added, again, .. } = group;
+        let small = group.appends <= ALONE;
+        let Group { engine, batch, events, next, answers, appends, added, again, .. } = group;
         self.next = next;
         self.again.extend(again);
-        let group = Prepared { engine, batch, events, next, answers };
+        let group = Prepared { engine, batch, events, next, answers, appends };
         if small {
             let ended = self.committer.lock().finish(group);
             return self.ended(&ended);
@@ -385,7 +405,7 @@ impl Writer {
             }
         }
         let next = Position(self.shared.durable.get() + 1);
-        let swept = Prepared { engine, batch, events: Vec::new(), next, answers: Vec::new() };
+        let swept = Prepared { engine, batch, events: Vec::new(), next, answers: Vec::new(), appends: 0 };
         let swept = self.committer.lock().finish(swept);
         if swept.is_err() {
             // An open group holds the database, too, and must go before it is opened again.
@@ -397,8 +417,8 @@ impl Writer {
 impl Committer {
     /// Makes a group durable and answers it.
     fn finish(&mut self, group: Prepared) -> Result<(), StoreError> {
-        let Prepared { engine, batch, events, next, answers } = group;
-        let durable = self.commit(&engine, batch, events, next, answers.len());
+        let Prepared { engine, batch, events, next, answers, appends } = group;
+        let durable = self.commit(&engine, batch, events, next, appends);
         drop(engine);
         answer(answers, &durable);
         durable
@@ -411,7 +431,7 @@ impl Committer {
         mut rows: Rows,
         events: Vec<RecordedEvent>,
         next: Position,
-        jobs: usize,
+        appends: usize,
     ) -> Result<(), StoreError> {
         if rows.batch.is_empty() {
             return Ok(());
@@ -431,7 +451,7 @@ impl Committer {
             self.fail("the acknowledged group could not be noted", &error);
             return Err(unknown(Arc::new(error)));
         }
-        self.shared.options.metrics.group(jobs, begun.elapsed());
+        self.shared.options.metrics.group(appends, begun.elapsed());
         self.shared.tail.push(events);
         self.shared.durable.advance(next.0 - 1);
         Ok(())
@@ -479,6 +499,8 @@ struct Group {
     /// The position of the next event.
     next: Position,
     answers: Vec<Answer>,
+    /// How many appends have been judged.
+    appends: usize,
     /// Jobs that can be judged only once this group or the one in front is stored.
     again: Vec<Job>,
 }
@@ -503,6 +525,7 @@ impl Group {
             behind,
             next,
             answers: Vec::new(),
+            appends: 0,
             again: Vec::new(),
         }
     }
@@ -514,9 +537,18 @@ impl Group {
     }
 
     fn add(&mut self, job: Job) {
+        let appends = job.appends();
         let Job { work, bytes, runtime } = job;
         self.bytes += bytes;
         match work {
+            Work::Each { appends, reply } => {
+                if appends.iter().any(|append| self.waits(&append.stream, append.expected)) {
+                    return self.again.push(Job { work: Work::Each { appends, reply }, bytes, runtime });
+                }
+                let append = |Append { stream, expected, events }| self.append(&stream, expected, events);
+                let outcomes = appends.into_iter().map(append).collect();
+                self.answer(runtime, reply, Ok(outcomes));
+            }
             Work::Append { stream, expected, events, reply } => {
                 if self.waits(&stream, expected) {
                     return self.again.push(Job {
@@ -545,6 +577,7 @@ impl Group {
                 self.answer(runtime, reply, stands);
             }
         }
+        self.appends += appends;
     }
 
     /// Whether an append is behind events that are not stored yet: whether it
