@@ -9,4 +9,5 @@ mod layers;
 mod model;
 mod mongo;
 mod stored_events;
+mod stored_log_events;
 mod support;
