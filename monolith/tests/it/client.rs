@@ -480,7 +480,12 @@ pub(crate) struct Sse {
 impl Sse {
     /// Opens the live stream of a key; asserts that it is one.
     pub(crate) async fn open(app: &TestApp, key: &str, last: Option<&str>) -> Self {
-        let mut call = app.call("GET", &format!("{}/history", answer(key))).header("Accept", "text/event-stream");
+        Self::open_path(app, &format!("{}/history", answer(key)), last).await
+    }
+
+    /// Opens the live stream at a path; asserts that it is one.
+    pub(crate) async fn open_path(app: &TestApp, path: &str, last: Option<&str>) -> Self {
+        let mut call = app.call("GET", path).header("Accept", "text/event-stream");
         if let Some(last) = last {
             call = call.header("Last-Event-ID", last);
         }
