@@ -6,6 +6,7 @@
 
 mod events;
 mod feed;
+mod log;
 mod outcomes;
 mod views;
 
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 pub use events::events;
 pub use feed::feed;
+pub use log::log;
 pub use outcomes::outcomes;
 pub use views::views;
 

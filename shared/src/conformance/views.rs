@@ -14,7 +14,7 @@ use crate::domain::stream::{Position, Revision};
 use crate::ports::{AnswersQuery, Checkpoint, LogId, StoreError, ViewReader, ViewWriter};
 
 /// The log that the views are told of.
-const LOG: LogId = LogId(Uuid::from_u128(0x6d5f_5e0a_9c1e_4f0b_8a53_27f1_c0de_0001));
+pub(super) const LOG: LogId = LogId(Uuid::from_u128(0x6d5f_5e0a_9c1e_4f0b_8a53_27f1_c0de_0001));
 /// How long readers and the writer race.
 const RACE: Duration = Duration::from_millis(2_500);
 /// Keys that they race for; every fourth is removed now and then.

@@ -39,6 +39,12 @@ async fn memory_keeps_the_promises_of_views() {
     conformance::views(views.clone(), views).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn memory_keeps_the_promises_of_the_event_log() {
+    let views = Arc::new(MemoryViews::new());
+    conformance::log(views.clone(), views.clone(), views).await;
+}
+
 /// The embedded store in a folder of its own.
 struct Store {
     folder: TempDir,
