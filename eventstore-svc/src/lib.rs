@@ -37,7 +37,7 @@ pub struct WriteSide {
 
 /// Every route of the write side.
 pub fn router(write_side: WriteSide) -> Router {
-    use http::{answers, batch, events, eye_collector, eye_rest, history};
+    use http::{answers, audit_log, batch, event_logger, events, eye_collector, eye_rest, history};
     let state = Arc::new(write_side);
     let key = || patch(answers::patch_answer).put(answers::put_answer).delete(answers::delete_answer);
     Router::new()
@@ -51,6 +51,8 @@ pub fn router(write_side: WriteSide) -> Router {
         .merge(events::routes(&state))
         .merge(eye_rest::routes(&state))
         .merge(eye_collector::routes(&state))
+        .merge(audit_log::routes(&state))
+        .merge(event_logger::routes(&state))
 }
 
 /// What the routes of the write side say of themselves.

@@ -32,7 +32,7 @@ pub struct ReadSide {
 
 /// Every route of the read side.
 pub fn router(read_side: ReadSide) -> Router {
-    use http::{answers, events, eye_collector, eye_rest};
+    use http::{answers, audit_log, event_logger, events, eye_collector, eye_rest};
     let state = Arc::new(read_side);
     let key = || get(answers::get_answer).with_state(state.clone());
     Router::new()
@@ -48,6 +48,8 @@ pub fn router(read_side: ReadSide) -> Router {
         .route("/v1/rejections", labelled(get(events::get_rejections).with_state(state.clone())))
         .merge(eye_rest::routes(&state))
         .merge(eye_collector::routes(&state))
+        .merge(audit_log::routes(&state))
+        .merge(event_logger::routes(&state))
 }
 
 /// What the routes of the read side say of themselves.

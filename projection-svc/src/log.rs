@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::{self, BoxFuture};
-use futures::stream::{self, BoxStream, TryStreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use shared::domain::filter::Filter;
 use shared::domain::log_event::{Rejection, Session};
 use shared::domain::projection::EventChange;
@@ -147,6 +147,23 @@ impl LogQueries {
         // Events that are recorded meanwhile would make a list endless.
         let known = move |record: &Record| record.event.number <= position.0;
         Ok(Seen { found: whole(page_of(found), Box::new(behind), known), position })
+    }
+
+    /// As many log events as a query asks for, though the views may give fewer at once;
+    /// read while they are taken.
+    ///
+    /// # Errors
+    /// As `event`.
+    pub async fn window(&self, query: EventsQuery, awaited: Option<Position>) -> Result<Seen<Whole<Record>>, Error> {
+        let Seen { found, position } = self.events(query.clone(), awaited).await?;
+        let (log, limit) = (self.log.clone(), query.limit);
+        let behind = move |last: &Record| -> BoxFuture<'static, Result<Page<Record>, Error>> {
+            let from = From::Behind(query.order.place_of(&last.event));
+            let (log, query) = (log.clone(), EventsQuery { from, ..query.clone() });
+            Box::pin(async move { Ok(page_of(log.events(query).await?.found)) })
+        };
+        let rows = whole(page_of(found), Box::new(behind), |_| true);
+        Ok(Seen { found: Box::pin(rows.take(limit)), position })
     }
 
     /// All sessions, as `all`.

@@ -3,7 +3,9 @@
 pub mod answers;
 #[cfg(test)]
 mod arbitrary;
+pub mod audit_log;
 pub mod cloud_events;
+pub mod event_logger;
 pub mod events;
 pub mod eye_collector;
 pub mod eye_rest;

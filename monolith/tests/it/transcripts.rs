@@ -53,7 +53,7 @@ macro_rules! transcripts {
     };
 }
 
-transcripts!(answers, eye_collector, eye_rest);
+transcripts!(answers, audit_log, event_logger, eye_collector, eye_rest);
 
 /// A request and what must come back.
 #[derive(Debug, Default, PartialEq)]

@@ -12,6 +12,7 @@ use crate::domain::stream::Position;
 use crate::error::Error;
 use crate::ports::StoreError;
 use crate::wire::answers::BadBody;
+use crate::wire::{audit_log, event_logger};
 
 /// A failed request, as the client learns of it.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct ApiError {
     retry_after: Option<u32>,
     /// What the log learns beside, never the client.
     cause: Option<String>,
+    /// The body, where an older API has a shape of its own for it.
+    body: Option<String>,
 }
 
 /// The body of an error.
@@ -62,7 +65,7 @@ pub struct Problem {
 
 impl ApiError {
     fn new(status: StatusCode, problem: &'static str, message: impl Into<String>) -> Self {
-        Self { status, problem, message: message.into(), position: None, retry_after: None, cause: None }
+        Self { status, problem, message: message.into(), position: None, retry_after: None, cause: None, body: None }
     }
 
     /// 400: something of the request is malformed.
@@ -123,6 +126,12 @@ impl ApiError {
         Self { cause: Some(cause), ..error }
     }
 
+    /// 422: something that was understood cannot be, in APIs that tell this from a
+    /// malformed request.
+    fn unprocessable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", message)
+    }
+
     /// 503: not now.
     pub fn unavailable(message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
@@ -148,6 +157,36 @@ impl ApiError {
     #[must_use]
     pub fn resting_on(self, position: Option<Position>) -> Self {
         Self { position, ..self }
+    }
+}
+
+impl ApiError {
+    /// The same error in another shape, made from its message, if it has none yet.
+    #[must_use]
+    pub fn shaped<B: Serialize>(self, shape: impl FnOnce(&str) -> B) -> Self {
+        let body = self.body.or_else(|| serde_json::to_string(&shape(&self.message)).ok());
+        Self { body, ..self }
+    }
+}
+
+impl From<audit_log::Wrong> for ApiError {
+    fn from(wrong: audit_log::Wrong) -> Self {
+        Self::unprocessable(wrong.to_string()).shaped(|_| &wrong)
+    }
+}
+
+impl From<audit_log::BadLog> for ApiError {
+    fn from(error: audit_log::BadLog) -> Self {
+        match error {
+            audit_log::BadLog::Malformed(wrong) => Self::bad_request(wrong.to_string()).shaped(|_| &wrong),
+            audit_log::BadLog::Values(wrong) => wrong.into(),
+        }
+    }
+}
+
+impl From<event_logger::BadEvent> for ApiError {
+    fn from(error: event_logger::BadEvent) -> Self {
+        Self::bad_request(error.to_string())
     }
 }
 
@@ -214,7 +253,9 @@ impl From<StoreError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = serde_json::to_vec(&ErrorBody { error: &self.message }).expect("our own shapes are always JSON");
+        let plain =
+            || serde_json::to_string(&ErrorBody { error: &self.message }).expect("our own shapes are always JSON");
+        let body = self.body.unwrap_or_else(plain);
         let mut response = (self.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
         let mut number = |name: HeaderName, number: u64| response.headers_mut().insert(name, HeaderValue::from(number));
         if let Some(position) = self.position {

@@ -1,0 +1,46 @@
+//! The event logger: events out, all of them or those that a filter means.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use axum::routing::get;
+use shared::domain::filter::Filter;
+use shared::http::error::ApiError;
+use shared::http::headers::await_position;
+use shared::http::list::{List, write_json};
+use shared::http::query::Query;
+use shared::http::response::{JSON, Tell, with};
+use shared::http::routes::labelled;
+use shared::ports::{Order, Record, Seen, SortKey, Ties};
+use shared::wire::event_logger::EventJson;
+
+use crate::ReadSide;
+
+const OLDEST_FIRST: Order = Order { by: SortKey::CreatedAt, descending: false, ties: Ties::Id };
+
+/// Its routes.
+pub(crate) fn routes(side: &Arc<ReadSide>) -> Router {
+    let events = || labelled(get(get_events).with_state(side.clone()));
+    Router::new().route("/event", events()).route("/event/", events())
+}
+
+/// `GET /event`.
+async fn get_events(
+    State(side): State<Arc<ReadSide>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let query = Query::parse(query.as_deref())?;
+    let awaited = await_position(&headers, query.last("await"))?;
+    let filter = match query.last("q").filter(|text| !text.is_empty()) {
+        Some(text) => Filter::parse(text).map_err(|error| ApiError::bad_request(format!("q: {error}")))?,
+        None => Filter::Any,
+    };
+    let Seen { found, position } = side.log.all(filter, OLDEST_FIRST, awaited).await?;
+    let write = |record: &Record, text: &mut Vec<u8>| write_json(&EventJson::from(&*record.event), text);
+    let body = List::array(found, write).into_body().await?;
+    Ok(with(StatusCode::OK, Some(JSON), body, Tell { revision: None, position: Some(position) }))
+}
