@@ -254,11 +254,15 @@ impl TestApp {
         match self.settings.storage {
             Storage::Services => {
                 let segments: Vec<_> = path.split('?').next().unwrap_or_default().split('/').skip(1).collect();
-                let is_of_the_views = match segments[..] {
-                    ["answers"] | ["answers", _] | ["projection", "ping"] => true,
-                    [first, ..] => matches!(first, "api" | "errors" | "events" | "sessions"),
-                    [] => false,
-                };
+                let is_of_the_views = matches!(
+                    segments[..],
+                    ["answers"]
+                        | ["answers", _]
+                        | ["projection", "ping"]
+                        | ["v1", "events" | "sessions" | "rejections"]
+                        | ["v1", "events", _]
+                        | ["api" | "event" | "events" | "sessions" | "errors", ..]
+                );
                 self.processes[usize::from(is_read && is_of_the_views)].reached(0)
             }
             _ if is_read => self.reached(self.addresses().len() - 1),

@@ -55,10 +55,14 @@ const ROUTES: &[Line] = &[
     (&["GET", "HEAD"], "/errors/{}", &READ_SIDE),
     (&["POST"], "/api/event", &WRITE_SIDE),
     (&["GET", "HEAD"], "/api/event", &READ_SIDE),
+    (&["POST"], "/api/write", &WRITE_SIDE),
+    (&["GET", "HEAD"], "/api/read", &READ_SIDE),
+    (&["POST"], "/event", &WRITE_SIDE),
+    (&["GET", "HEAD"], "/event", &READ_SIDE),
 ];
 
-/// Paths of the older APIs, for which a slash at the end makes no difference.
-const SLASHED: &[&str] = &["/sessions/", "/events/", "/errors/", "/api/"];
+/// How paths of the older APIs begin, for which a slash at the end makes no difference.
+const SLASHED: &[&str] = &["/api/", "/event/", "/events/", "/errors/", "/sessions/"];
 
 /// 404: no route of this process has the path.
 pub(super) async fn unknown_path(method: Method, uri: Uri) -> ApiError {
@@ -118,6 +122,9 @@ mod tests {
             ("POST", "/sessions/"),
             ("PUT", "/events/7/"),
             ("POST", "/api/event/"),
+            ("POST", "/api/write"),
+            ("POST", "/api/write/"),
+            ("POST", "/event/"),
         ] {
             assert_eq!(name(method, path), Some("eventstore-svc"), "{method} {path}");
         }
@@ -133,6 +140,8 @@ mod tests {
             ("GET", "/events/7"),
             ("GET", "/errors/7/"),
             ("HEAD", "/api/event/"),
+            ("GET", "/api/read/"),
+            ("HEAD", "/event"),
         ] {
             assert_eq!(name(method, path), Some("projection-svc"), "{method} {path}");
         }
@@ -146,6 +155,8 @@ mod tests {
             ("GET", "/"),
             ("GET", "/events//"),
             ("POST", "/errors/"),
+            ("GET", "/event//"),
+            ("GET", "/api/"),
         ] {
             assert_eq!(name(method, path), None, "{method} {path}");
         }
