@@ -43,7 +43,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 #[expect(dead_code, reason = "`Range` reads them")]
 struct HistoryParams {
     /// The first revision to show; backwards, the newest.
-    #[param(nullable = false)]
+    #[param(nullable = false, format = "uint64", minimum = 0)]
     from: Option<u64>,
     /// How many events to show; without it the whole history comes.
     #[param(nullable = false, minimum = 1, maximum = 10_000)]
@@ -71,10 +71,10 @@ enum DetailWord {
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "`follow` reads it")]
+#[expect(dead_code, reason = "the handler reads it")]
 struct ResumeHeaders {
     /// A live stream goes on behind this revision.
-    #[param(rename = "Last-Event-ID", nullable = false)]
+    #[param(rename = "Last-Event-ID", nullable = false, format = "uint64", minimum = 0)]
     last_event_id: Option<u64>,
 }
 
@@ -83,7 +83,7 @@ struct ResumeHeaders {
 #[expect(dead_code, reason = "`moment` reads them")]
 struct AsOfParams {
     /// After this revision.
-    #[param(nullable = false, example = 0)]
+    #[param(nullable = false, format = "uint64", minimum = 0)]
     revision: Option<u64>,
     /// After the last event that was recorded by this time (RFC 3339).
     #[param(nullable = false, value_type = String, format = DateTime)]
@@ -169,8 +169,9 @@ pub(crate) async fn get_event_history(
 async fn show(side: &WriteSide, past: Past, query: &Query, headers: &HeaderMap) -> Result<Response, ApiError> {
     let range = Range::parse(query)?;
     await_position(headers, query.get("await")?)?;
+    let last_seen = last_event_id(headers)?;
     if accepts(headers, "text/event-stream") {
-        return follow(side, past, &range, headers).await;
+        return follow(side, past, &range, last_seen).await;
     }
     let none_match = if_none_match(headers)?;
     let newest = side.history.newest(&past.stream).await?.ok_or_else(past.missing)?;
@@ -289,12 +290,11 @@ impl Pages {
 }
 
 /// A history as a live stream.
-async fn follow(side: &WriteSide, past: Past, range: &Range, headers: &HeaderMap) -> Result<Response, ApiError> {
+async fn follow(side: &WriteSide, past: Past, range: &Range, last: Option<Revision>) -> Result<Response, ApiError> {
     if range.limit.is_some() || range.direction == Direction::Backwards {
         let parameter = if range.limit.is_some() { "limit" } else { "direction" };
         return Err(ApiError::bad_request(format!("{parameter}: has no meaning in a live stream")));
     }
-    let last = last_event_id(headers)?;
     // Listening comes first: nothing falls between the reading and the hearing.
     let listening = side.live.listen(past.stream.clone());
     let newest = side.history.newest(&past.stream).await?.ok_or_else(past.missing)?;

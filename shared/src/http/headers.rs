@@ -148,8 +148,11 @@ fn position(name: &str, text: &str) -> Result<Position, ApiError> {
 /// # Errors
 /// 400 if it is malformed.
 pub fn last_event_id(headers: &HeaderMap) -> Result<Option<Revision>, ApiError> {
-    let number =
-        |text: &str| text.parse().map(Revision).map_err(|_| ApiError::bad_request("Last-Event-ID: must be a revision"));
+    let bad = || ApiError::bad_request("Last-Event-ID: must be a revision");
+    let digits = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+    // None stands behind the largest number, so that no event has it.
+    let parse = |text: &str| text.parse().ok().filter(|number| *number < u64::MAX).map(Revision);
+    let number = |text| Some(text).filter(digits).and_then(parse).ok_or_else(bad);
     single(headers, &LAST_EVENT_ID)?.map(number).transpose()
 }
 
@@ -211,6 +214,15 @@ mod tests {
             assert_eq!(read(bad), Err(400), "{bad}");
         }
         assert_eq!(await_position(&with("await-position", "3"), Some("5")).expect("valid"), Some(Position(5)));
+    }
+
+    #[test]
+    fn a_live_stream_is_taken_up_behind_a_revision() {
+        let read = |value| last_event_id(&with("last-event-id", value)).map_err(|error| error.status().as_u16());
+        assert_eq!(read("0"), Ok(Some(Revision(0))));
+        for bad in ["", "-1", "+1", "x", "18446744073709551615", "18446744073709551616"] {
+            assert_eq!(read(bad), Err(400), "{bad}");
+        }
     }
 
     #[test]
