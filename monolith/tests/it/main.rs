@@ -32,6 +32,7 @@ mod power_cut;
 mod processes;
 mod readme;
 mod rounds;
+mod schemathesis;
 mod settings;
 mod strangers;
 mod transcripts;
