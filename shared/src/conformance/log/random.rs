@@ -357,7 +357,7 @@ fn test(events: Arc<Vec<LogEvent>>) -> impl Strategy<Value = Filter> {
                 }
                 (8, _) => Op::Contains(other),
                 (10, _) => Op::StartsWith(other),
-                (9.., _) => Op::Compare(comparison, first),
+                (9 | 11.., _) => Op::Compare(comparison, first),
             };
             Filter::test(field, op)
         },
