@@ -230,6 +230,18 @@ impl LogCommands {
         self.0.counted("register_session", self.0.register(id, keyed)).await
     }
 
+    /// Looks a key up for a request that may be refused before it comes to a command.
+    ///
+    /// # Errors
+    /// `KeyReused`; or if the key cannot be looked up.
+    pub async fn check_key(&self, keyed: Option<&Keyed>) -> Result<(), Error> {
+        let Some(Keyed { key, fingerprint }) = keyed else { return Ok(()) };
+        match self.0.outcomes.find(key, clock::now()).await? {
+            Some(kept) if kept.fingerprint != *fingerprint => Err(Error::KeyReused),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Whether a session is registered.
     ///
     /// # Errors

@@ -44,6 +44,7 @@ pub(crate) fn routes(side: &Arc<WriteSide>) -> Router {
 async fn post_session(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
     let (parts, bytes) = whole(request).await?;
     let keyed = keyed(&parts, "/sessions/", &bytes)?;
+    side.log.check_key(keyed.as_ref()).await?;
     let id = read_session(&bytes).map_err(ApiError::bad_request)?;
     let session = side.log.register(id, keyed).await?;
     let tell = Tell { revision: None, position: Some(session.position) };
@@ -87,6 +88,7 @@ async fn patch_event(
 async fn amend(side: &WriteSide, number: u64, request: Request<Body>, needs: Needs) -> Result<Response, ApiError> {
     let (parts, bytes) = whole(request).await?;
     let keyed = keyed(&parts, &format!("/events/{number}/"), &bytes)?;
+    side.log.check_key(keyed.as_ref()).await?;
     let condition = condition(&parts.headers)?;
     let bad = |error: String| ApiError::bad_request(error);
     // What is taken once is taken ever after: time goes on and sessions stay.
@@ -111,6 +113,7 @@ async fn delete_event(
 ) -> Result<Response, ApiError> {
     let (parts, bytes) = whole(request).await?;
     let keyed = keyed(&parts, &format!("/events/{number}/"), &bytes)?;
+    side.log.check_key(keyed.as_ref()).await?;
     let condition = condition(&parts.headers)?;
     let receipt = side.log.delete(EventRef::Number(number), condition, keyed).await?;
     let tell = Tell { revision: Some(receipt.revision), position: Some(receipt.position) };
