@@ -55,8 +55,11 @@ impl<S: Send + Sync> FromRequestParts<S> for NumberPath {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         let malformed = || ApiError::bad_request("path: the id must be a whole number");
         let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| malformed())?;
-        let text = params.iter().find(|(name, _)| *name == "number").map_or("", |(_, text)| text);
-        number(text).map(Self).ok_or_else(malformed)
+        match params.iter().find(|(name, _)| *name == "number") {
+            // Two slashes with nothing between.
+            None | Some((_, "")) => Err(ApiError::unknown_path()),
+            Some((_, text)) => number(text).map(Self).ok_or_else(malformed),
+        }
     }
 }
 
