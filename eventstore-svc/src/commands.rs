@@ -30,6 +30,8 @@ use uuid::Uuid;
 use crate::detach::Detach;
 use crate::places::{Place, Places, units};
 
+/// What all waiting commands may take.
+const WAITING_BYTES: usize = 64 * 1024 * 1024;
 /// A run holds at most this many commands.
 pub const RUN_COMMANDS: usize = 128;
 /// And about this many bytes: EventStoreDB takes 1 MiB in one append.
@@ -117,7 +119,7 @@ impl Commands {
             busy: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::default(),
             states: Cache::new(STATES),
-            waiting: Places::default(),
+            waiting: Places::new(WAITING_BYTES),
             claimed: Arc::default(),
         }))
     }

@@ -34,6 +34,8 @@ use uuid::Uuid;
 use crate::places::{Place, Places, units};
 use crate::turns::Turns;
 
+/// What all waiting commands may take.
+const WAITING_BYTES: usize = 128 * 1024 * 1024;
 /// So many elements, or about so many bytes of them, are on their way to the store at
 /// once: a large request must not hold up the others.
 const PIECE: usize = 512;
@@ -127,7 +129,7 @@ impl LogCommands {
             metrics,
             sessions: Cache::new(SESSIONS),
             turns: Turns::default(),
-            waiting: Places::default(),
+            waiting: Places::new(WAITING_BYTES),
         }))
     }
 

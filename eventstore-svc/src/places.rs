@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// What all that waits may take, in units of 4 KiB: 64 MiB.
-const ALL_UNITS: usize = 16 * 1024;
+/// What is counted in, in bytes.
 const UNIT_BYTES: usize = 4 * 1024;
 /// How long somebody waits for a place, at most.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -18,11 +17,13 @@ pub(crate) fn units(bytes: usize) -> usize {
 }
 
 /// What may wait at once; to take and give back costs one atomic step.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Places(Arc<Room>);
 
 #[derive(Default)]
 struct Room {
+    /// What all that waits may take, in units.
+    all: usize,
     taken: AtomicUsize,
     /// Who waits for a place.
     waiting: AtomicUsize,
@@ -30,10 +31,15 @@ struct Room {
 }
 
 impl Places {
+    /// Room for so many bytes.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self(Arc::new(Room { all: bytes / UNIT_BYTES, ..Room::default() }))
+    }
+
     /// A place, if there is one now.
     pub(crate) fn take(&self, units: usize) -> Option<Place> {
         let before = self.0.taken.fetch_add(units, Ordering::AcqRel);
-        if before + units <= ALL_UNITS {
+        if before + units <= self.0.all {
             return Some(Place { of: self.0.clone(), units });
         }
         // Nobody is told: nothing was given back.

@@ -9,7 +9,6 @@ use axum::http::request::Parts;
 use axum::http::{Request, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{MethodRouter, patch, post};
-use serde::Serialize;
 use shared::domain::log_event::Members;
 use shared::domain::members::InvalidEvent;
 use shared::domain::stream::Revision;
@@ -24,8 +23,9 @@ use shared::http::routes::{IdPath, labelled};
 use shared::ports::{EventRef, StoreError};
 use shared::wire::cloud_events::{essence, read_binary, read_structured};
 use shared::wire::events::EventJson;
-use shared::wire::new_events::{BadEvents, Element, Elements, read_event, read_patch, read_session};
-use uuid::Uuid;
+use shared::wire::new_events::{
+    BadEvents, Element, Elements, NewSessionJson, RecordedJson, RejectedJson, read_event, read_patch, read_session,
+};
 
 use super::{keyed, keyed_with};
 use crate::WriteSide;
@@ -47,22 +47,8 @@ pub(crate) fn routes(side: &Arc<WriteSide>) -> Router {
         .route("/v1/sessions", with_side(post(post_session)))
 }
 
-/// What became of the events in a body.
-#[derive(Serialize)]
-struct RecordedJson {
-    accepted: usize,
-    ids: Vec<Uuid>,
-    rejected: Vec<RejectedJson>,
-}
-
-#[derive(Serialize)]
-struct RejectedJson {
-    index: usize,
-    error: String,
-}
-
 /// `POST /v1/events`.
-async fn post_events(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
+pub(crate) async fn post_events(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, MAX_EVENTS_BYTES).await?;
     let keyed = keyed_with(&parts, "/v1/events", &bytes, &typed(&parts))?;
@@ -204,7 +190,11 @@ fn partly(error: Error, some_are_stored: bool) -> Error {
 }
 
 /// `PATCH /v1/events/{id}`.
-async fn patch_event(State(side): Side, IdPath(id): IdPath, request: Request<Body>) -> Result<Response, ApiError> {
+pub(crate) async fn patch_event(
+    State(side): Side,
+    IdPath(id): IdPath,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, MAX_BODY_BYTES).await?;
     let keyed = keyed(&parts, &format!("/v1/events/{id}"), &bytes)?;
@@ -217,7 +207,11 @@ async fn patch_event(State(side): Side, IdPath(id): IdPath, request: Request<Bod
 }
 
 /// `DELETE /v1/events/{id}`; what its body says does not matter.
-async fn delete_event(State(side): Side, IdPath(id): IdPath, request: Request<Body>) -> Result<Response, ApiError> {
+pub(crate) async fn delete_event(
+    State(side): Side,
+    IdPath(id): IdPath,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, MAX_BODY_BYTES).await?;
     let keyed = keyed(&parts, &format!("/v1/events/{id}"), &bytes)?;
@@ -228,13 +222,8 @@ async fn delete_event(State(side): Side, IdPath(id): IdPath, request: Request<Bo
     Ok(with(StatusCode::NO_CONTENT, None, Body::empty(), tell))
 }
 
-#[derive(Serialize)]
-struct NewSessionJson {
-    id: Uuid,
-}
-
 /// `POST /v1/sessions`.
-async fn post_session(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
+pub(crate) async fn post_session(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, MAX_BODY_BYTES).await?;
     let keyed = keyed(&parts, "/v1/sessions", &bytes)?;

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json};
 use uuid::Uuid;
@@ -222,6 +222,29 @@ pub fn read_session(body: &[u8]) -> Result<(), InvalidEvent> {
         }
         None => Ok(()),
     }
+}
+
+/// What became of the events in a body.
+#[derive(Serialize)]
+pub struct RecordedJson {
+    pub accepted: usize,
+    /// Of those that are stored, in their order.
+    pub ids: Vec<Uuid>,
+    pub rejected: Vec<RejectedJson>,
+}
+
+/// An event of a body that is not stored.
+#[derive(Serialize)]
+pub struct RejectedJson {
+    /// Its place in the body, from 0; blank lines are counted.
+    pub index: usize,
+    pub error: String,
+}
+
+/// A session that was made.
+#[derive(Serialize)]
+pub struct NewSessionJson {
+    pub id: Uuid,
 }
 
 #[cfg(test)]
