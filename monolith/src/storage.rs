@@ -145,8 +145,7 @@ impl Storage {
             outcomes: Arc::new(events.clone()),
             feed: Arc::new(events.clone()),
             reader: Arc::new(views.clone()),
-            // Until these views keep the event log.
-            log: Arc::new(MemoryViews::new()),
+            log: Arc::new(views.clone()),
             writer: Arc::new(views.clone()),
             health: vec![Remote::new("EventStoreDB", Arc::new(events)), Remote::new("MongoDB", Arc::new(views))],
             sizes: Arc::new(Vec::new),

@@ -7,7 +7,6 @@ use projection_svc::ReadSide;
 use projection_svc::live::Live;
 use projection_svc::log::LogQueries;
 use projection_svc::queries::Queries;
-use shared::adapters::memory::MemoryViews;
 use shared::adapters::mongo::{Login, MongoViews, Options, Serves};
 use shared::http::elsewhere::READ_SIDE;
 use shared::http::health::{Remote, nothing_to_refresh};
@@ -36,8 +35,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
 
     let listeners = process.listen().await?;
     let queries = Queries::new(Arc::new(views.clone()), process.config.await_timeout);
-    // Until MongoViews keep the event log.
-    let log = LogQueries::new(Arc::new(MemoryViews::new()), queries.clone());
+    let log = LogQueries::new(Arc::new(views.clone()), queries.clone());
     let live = Live::new(log.clone(), process.lifecycle.clone());
     let public_url = process.config.web.public_url.clone();
     let read_side = ReadSide { queries, log, live: live.clone(), lifecycle: process.lifecycle.clone(), public_url };

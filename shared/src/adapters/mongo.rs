@@ -7,9 +7,11 @@
 
 mod connection;
 mod lease;
+mod log;
 mod meta;
 mod rows;
 mod waiting;
+mod write;
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -26,12 +28,12 @@ pub use connection::{InvalidUrl, Login, Options, Serves};
 
 use super::progress::Progress;
 use crate::domain::answer::{Answer, Key};
-use crate::domain::projection::{AnswerChange, Changes, fold};
+use crate::domain::projection::{Changes, EventChange, fold};
 use crate::domain::stream::Position;
 use crate::ports::{AnswersPage, AnswersQuery, Checkpoint, Health, LogId, Seen, StoreError, ViewReader, ViewWriter};
 use connection::Connection;
 use lease::Turn;
-use meta::{Looks, Meta};
+use meta::{Generation, Looks, Meta};
 use waiting::Waiting;
 
 /// How old the meta document may be that a read of one answer goes by: its own row
@@ -230,35 +232,84 @@ impl Inner {
     }
 
     /// Writes rows, then the checkpoint.
-    async fn write(&self, turn: &Turn, changes: Vec<AnswerChange>, to: Checkpoint) -> Result<(), StoreError> {
+    async fn write(&self, turn: &Turn, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
         let database = self.database().await?;
-        let removed = changes.iter().filter(|change| change.value.is_none()).map(|change| change.position).max();
-        if let Some(removed) = removed
-            && !meta::announce(database, turn, removed).await?
+        let Changes { mut answers, log } = changes;
+        let removed = answers.iter().filter(|change| change.value.is_none()).map(|change| change.position).max();
+        if let Some(unseen) = removed.max(log::unseen(&log))
+            && !meta::announce(database, turn, unseen).await?
         {
             return Err(StoreError::Conflict);
         }
-        rows::write(database, &turn.rows, changes).await?;
-        if meta::advance(database, turn, to).await? { Ok(()) } else { Err(StoreError::Conflict) }
+        let growth = log::growth(&log);
+        fold(&mut answers);
+        let of_answers = turn.rows.answers();
+        tokio::try_join!(
+            write::write(database, &of_answers, answers.iter().map(rows::put).collect()),
+            log::put(database, &turn.rows, log),
+        )?;
+        if meta::advance(database, turn, to, growth).await? { Ok(()) } else { Err(StoreError::Conflict) }
     }
 
-    async fn page(&self, query: &AnswersQuery) -> Result<Seen<AnswersPage>, StoreError> {
+    /// Reads one row; `at` tells the position that it rests on.
+    async fn one<T, F>(
+        &self,
+        find: impl FnOnce(Database, Generation) -> F,
+        at: impl Fn(&T) -> Position,
+    ) -> Result<Seen<Option<T>>, StoreError>
+    where
+        F: Future<Output = Result<Option<T>, StoreError>>,
+    {
+        let Some(meta) = self.shown(Instant::now() - FRESH).await? else { return Ok(nothing(None)) };
+        let found = find(self.database().await?.clone(), meta.rows()).await?;
+        let position = found.as_ref().map_or(Position::START, at);
+        let position = position.max(meta.checkpoint().position()).max(Position(self.reached.get()));
+        Ok(Seen { found, position })
+    }
+
+    /// Reads many rows, or none by what they leave out; `none` is what there is before
+    /// anything was projected. Where the rows were replaced meanwhile it reads again.
+    async fn listed<T, F>(&self, none: T, list: impl Fn(Database, Generation) -> F) -> Result<Seen<T>, StoreError>
+    where
+        F: Future<Output = Result<Seen<T>, StoreError>>,
+    {
         let mut before = self.shown(Instant::now() - FRESH).await?;
         for _ in 0..ATTEMPTS {
-            let Some(meta) = before else { return Ok(nothing(AnswersPage { answers: Vec::new(), more: false })) };
-            let page = rows::page(self.database().await?, &meta.rows(), query).await?;
-            // Removals leave no row in the list: `ahead` covers them, read behind it.
+            let Some(meta) = before else { return Ok(nothing(none)) };
+            let seen = list(self.database().await?.clone(), meta.rows()).await?;
+            // What leaves no row in a list is covered by `ahead`, read behind it.
             let after = self.shown(Instant::now()).await?;
             if let Some(after) = after.as_ref().filter(|after| after.rows() == meta.rows()) {
-                let position = page.position.max(after.position()).max(Position(self.reached.get()));
-                return Ok(Seen { found: page.found, position });
+                let position = seen.position.max(after.position()).max(Position(self.reached.get()));
+                return Ok(Seen { found: seen.found, position });
             }
             before = after;
         }
-        Err(StoreError::Unavailable { what: "the read store, whose rows are being replaced,", source: None })
+        Err(REPLACED)
+    }
+
+    /// The latest changes of log events up to the checkpoint. Rows beyond it may be there
+    /// already, and others before them not yet.
+    async fn changes(&self, after: Position, limit: usize) -> Result<Seen<Vec<EventChange>>, StoreError> {
+        let mut before = self.shown(Instant::now()).await?;
+        for _ in 0..ATTEMPTS {
+            let Some(meta) = before else { return Ok(nothing(Vec::new())) };
+            let to = meta.checkpoint().position();
+            let (found, more) = log::changes(self.database().await?, &meta.rows(), after, to, limit).await?;
+            let now = self.shown(Instant::now()).await?;
+            if now.as_ref().is_some_and(|now| now.rows() == meta.rows()) {
+                // All changes up to this position are among these.
+                let last = found.last().filter(|_| more).map(|last| last.position);
+                return Ok(Seen { found, position: last.unwrap_or(to) });
+            }
+            before = now;
+        }
+        Err(REPLACED)
     }
 }
 
+const REPLACED: StoreError =
+    StoreError::Unavailable { what: "the read store, whose rows are being replaced,", source: None };
 const UNMATCHED: StoreError =
     StoreError::Unavailable { what: "the read store, which was not compared with the log yet,", source: None };
 /// What an operator is told; the driver's own words are for the log.
@@ -298,15 +349,18 @@ async fn renew(views: Weak<Inner>, turn: Turn) {
 #[async_trait]
 impl ViewReader for MongoViews {
     async fn answer(&self, key: &Key) -> Result<Seen<Option<Answer>>, StoreError> {
-        let Some(meta) = self.0.shown(Instant::now() - FRESH).await? else { return Ok(nothing(None)) };
-        let row = rows::find(self.0.database().await?, &meta.rows(), key).await?;
-        let position = row.as_ref().map_or(Position::START, |row| row.position);
-        let position = position.max(meta.checkpoint().position()).max(Position(self.0.reached.get()));
-        Ok(Seen { found: row.and_then(|row| row.answer(key.clone())), position })
+        let find =
+            |database: Database, rows: Generation| async move { rows::find(&database, &rows.answers(), key).await };
+        let Seen { found, position } = self.0.one(find, |row| row.position).await?;
+        Ok(Seen { found: found.and_then(|row| row.answer(key.clone())), position })
     }
 
     async fn answers(&self, query: AnswersQuery) -> Result<Seen<AnswersPage>, StoreError> {
-        self.0.page(&query).await
+        let none = AnswersPage { answers: Vec::new(), more: false };
+        let query = &query;
+        let page =
+            |database: Database, rows: Generation| async move { rows::page(&database, &rows.answers(), query).await };
+        self.0.listed(none, page).await
     }
 
     async fn reached(&self, position: Position) -> Result<(), StoreError> {
@@ -328,7 +382,9 @@ impl ViewWriter for MongoViews {
     async fn resume(&self, log: LogId, end: Position) -> Result<Checkpoint, StoreError> {
         let had_turn = self.0.turn.borrow().clone();
         let meta = self.0.take_turn(log).await?;
-        rows::prepare(self.0.database().await?, &meta.rows()).await?;
+        let database = self.0.database().await?;
+        rows::prepare(database, &meta.rows().answers()).await?;
+        log::prepare(database, &meta.rows()).await?;
         self.0.begin(&meta);
         let checkpoint = meta.checkpoint();
         if checkpoint.position() > end {
@@ -354,9 +410,9 @@ impl ViewWriter for MongoViews {
         if to <= from {
             return Ok(());
         }
-        let mut changes = changes.answers;
-        changes.retain(|change| !from.has_reached(change.position));
-        fold(&mut changes);
+        let mut changes = changes;
+        changes.answers.retain(|change| !from.has_reached(change.position));
+        changes.log.retain(|change| !from.has_reached(change.position()));
         match self.0.write(&turn, changes, to).await {
             Ok(()) => {
                 self.0.turn.send_if_modified(|now| {

@@ -2,6 +2,7 @@
 //! test's own is SecantusDB; `MONGODB_HOST` names another to run the tests against,
 //! but for those that kill the server.
 
+mod log;
 mod server;
 
 use std::collections::BTreeMap;
@@ -152,6 +153,14 @@ async fn mongodb_keeps_the_promises_of_views() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn mongodb_keeps_the_promises_of_the_event_log() {
+    let Some(place) = Place::find() else { return };
+    let views = Arc::new(place.views());
+    conformance::log(views.clone(), views.clone(), views).await;
+    place.drop_database().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_login_is_asked_for_and_never_told() {
     let login = Login { user: "some one".into(), pass: "s3cr:t/w%rd@".into() };
     let Some(place) = Place::own(Some(login.clone())) else { return };
@@ -182,7 +191,7 @@ async fn a_crash_between_rows_and_checkpoint_only_repeats() {
     project_all(&views, &log, 50).await;
     log.is_in(&place).await;
     for (back, batch) in [(0, 400), (0, 7), (log.end().0 / 2, 33), (log.end().0 - 1, 1)] {
-        place.put_back(back).await;
+        place.put_back(back, 0).await;
         project_all(&views, &log, batch).await;
         log.is_in(&place).await;
         assert_eq!(resume(&views).await.position(), log.end(), "from {back}, {batch} at once");
@@ -192,7 +201,7 @@ async fn a_crash_between_rows_and_checkpoint_only_repeats() {
     let other = Place::find().expect("as before");
     let views = other.views();
     project_all(&views, &first, 200).await;
-    other.put_back(0).await;
+    other.put_back(0, 0).await;
     views.close().await;
     let next = other.views();
     assert_eq!(resume(&next).await, Checkpoint::START);

@@ -19,6 +19,8 @@ use crate::ports::StoreError;
 pub(super) const READ: Duration = Duration::from_secs(4);
 /// How long a write may take.
 pub(super) const WRITE: Duration = Duration::from_secs(10);
+/// How long a list or a count may take.
+pub(super) const LIST: Duration = Duration::from_secs(10);
 const SERVER_SELECTION: Duration = Duration::from_millis(2_500);
 const CONNECT: Duration = Duration::from_secs(2);
 const CONNECTIONS: u32 = 64;
@@ -133,6 +135,17 @@ pub(super) async fn within<T>(
 ) -> Result<T, StoreError> {
     match tokio::time::timeout(limit, operation.into_future()).await {
         Ok(result) => result.map_err(failed),
+        Err(elapsed) => Err(StoreError::unavailable(WHAT, elapsed)),
+    }
+}
+
+/// Runs what takes several operations for this long at most.
+pub(super) async fn in_time<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result,
         Err(elapsed) => Err(StoreError::unavailable(WHAT, elapsed)),
     }
 }

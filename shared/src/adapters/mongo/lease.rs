@@ -15,7 +15,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::connection::{READ, WRITE, within};
-use super::meta::{self, ID, Meta};
+use super::meta::{self, Generation, ID, Meta};
 use crate::ports::{Checkpoint, StoreError};
 
 /// How often the lease is renewed.
@@ -35,8 +35,8 @@ pub(super) struct Turn {
     views: String,
     holder: Uuid,
     epoch: i64,
-    /// The collection of the rows.
-    pub(super) rows: String,
+    /// Where the rows are.
+    pub(super) rows: Generation,
     /// Where the views are in this turn.
     pub(super) at: Checkpoint,
 }

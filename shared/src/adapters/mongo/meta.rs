@@ -35,9 +35,43 @@ pub(super) struct Meta {
     generation: i64,
     commit: i64,
     prepare: i64,
-    /// The largest position of a removal that may be seen before the checkpoint is there.
+    /// The largest position of a removal, or of a change of the event log, that may be
+    /// seen before the checkpoint is there.
     ahead: i64,
+    /// How many log events there are at the checkpoint.
+    #[serde(default)]
+    events: i64,
     pub(super) lease: Lease,
+}
+
+/// The collections of rows that belong together. A later generation can be filled
+/// beside the one that is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Generation {
+    number: i64,
+    views: String,
+}
+
+impl Generation {
+    pub(super) fn answers(&self) -> String {
+        self.named("answers")
+    }
+
+    pub(super) fn events(&self) -> String {
+        self.named("events")
+    }
+
+    pub(super) fn sessions(&self) -> String {
+        self.named("sessions")
+    }
+
+    pub(super) fn rejections(&self) -> String {
+        self.named("rejections")
+    }
+
+    fn named(&self, what: &str) -> String {
+        format!("{what}_{}_{}", self.number, self.views)
+    }
 }
 
 impl Meta {
@@ -45,14 +79,19 @@ impl Meta {
         Checkpoint { commit: unsigned(self.commit), prepare: unsigned(self.prepare) }
     }
 
-    /// A position that covers all removals that can be seen.
+    /// How many log events there are at the checkpoint.
+    pub(super) fn events(&self) -> u64 {
+        unsigned(self.events)
+    }
+
+    /// A position that covers all that can be seen of what leaves no row.
     pub(super) fn position(&self) -> Position {
         self.checkpoint().position().max(Position(unsigned(self.ahead)))
     }
 
-    /// The collection of the rows.
-    pub(super) fn rows(&self) -> String {
-        format!("answers_{}_{}", self.generation, self.views)
+    /// Where the rows are.
+    pub(super) fn rows(&self) -> Generation {
+        Generation { number: self.generation, views: self.views.clone() }
     }
 
     /// Why these views cannot be used by this program, if they cannot.
@@ -121,6 +160,7 @@ pub(super) async fn find_or_make(database: &Database, log: LogId) -> Result<Meta
             "commit": 0_i64,
             "prepare": 0_i64,
             "ahead": 0_i64,
+            "events": 0_i64,
             "lease": { "holder": "", "epoch": 0_i64, "until": 0_i64 },
         };
         let collection = collection(database);
@@ -155,22 +195,23 @@ fn at(turn: &Turn) -> Document {
     filter
 }
 
-/// Says that a removal at this position may be seen from now on; false if it is not
-/// this turn any more. It is not waited for until it is durable: what is written after
+/// Says that what leaves no row behind may be seen from now on, up to this position;
+/// false if it is not this turn any more. It is not waited for until it is durable: what is written after
 /// it is not durable without it either.
-pub(super) async fn announce(database: &Database, turn: &Turn, removed: Position) -> Result<bool, StoreError> {
+pub(super) async fn announce(database: &Database, turn: &Turn, unseen: Position) -> Result<bool, StoreError> {
     let collection = collection(database);
     // A late repetition must not take it back.
-    let ahead = doc! { "$max": { "ahead": signed(removed.0) } };
+    let ahead = doc! { "$max": { "ahead": signed(unseen.0) } };
     let announce = collection.update_one(at(turn), ahead).write_concern(Acknowledgment::Nodes(1).into());
     Ok(within(WRITE, announce).await?.matched_count == 1)
 }
 
-/// Moves the checkpoint from where the turn is; false if it is not there, or if it is
-/// not this turn any more.
-pub(super) async fn advance(database: &Database, turn: &Turn, to: Checkpoint) -> Result<bool, StoreError> {
+/// Moves the checkpoint from where the turn is, with the number of log events; false if
+/// it is not there, or if it is not this turn any more.
+pub(super) async fn advance(database: &Database, turn: &Turn, to: Checkpoint, growth: i64) -> Result<bool, StoreError> {
     let collection = collection(database);
-    let moved = doc! { "$set": { "commit": signed(to.commit), "prepare": signed(to.prepare) } };
+    let place = doc! { "commit": signed(to.commit), "prepare": signed(to.prepare) };
+    let moved = doc! { "$set": place, "$inc": { "events": growth } };
     Ok(within(WRITE, collection.update_one(at(turn), moved)).await?.matched_count == 1)
 }
 

@@ -7,16 +7,17 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
-use mongodb::bson::raw::{RawArrayBuf, RawDocumentBuf};
-use mongodb::bson::{self, Document, doc, rawdoc};
+use futures::TryStreamExt;
+use mongodb::bson::raw::RawDocumentBuf;
+use mongodb::bson::{Document, doc, rawdoc};
 use mongodb::error::ErrorKind;
 use mongodb::options::IndexOptions;
 use mongodb::{Collection, Database, IndexModel};
 use serde::Deserialize;
 
-use super::connection::{READ, WRITE, failed, refused, within};
-use super::meta::{DUPLICATE, signed, unsigned};
+use super::connection::{READ, WRITE, within};
+use super::meta::{signed, unsigned};
+use super::write::Put;
 use crate::adapters::{PAGE_BYTES, end_of_prefix, start_of};
 use crate::domain::answer::{Answer, Key};
 use crate::domain::projection::AnswerChange;
@@ -25,13 +26,6 @@ use crate::ports::{AnswersPage, AnswersQuery, Seen, StoreError};
 
 /// What people look at in the database's shell.
 const SHOWN: &str = "answers";
-/// Rows and bytes of one command; a command is a document, of 16 MB at most.
-const LOAD_ROWS: usize = 1_000;
-const LOAD_BYTES: usize = 8 * 1024 * 1024;
-/// What a row takes beside its texts, about.
-const ROW_BYTES: usize = 160;
-/// Commands that are under way at once.
-const LOADS: usize = 2;
 /// The name is taken already.
 const NAMESPACE_EXISTS: i32 = 48;
 
@@ -154,94 +148,14 @@ async fn read_page(
     Ok(Seen { found: AnswersPage { answers, more }, position })
 }
 
-/// Writes rows of different keys. A row that is newer than its change stays as it is.
-pub(super) async fn write(database: &Database, rows: &str, changes: Vec<AnswerChange>) -> Result<(), StoreError> {
-    // The first event of a key finds no row but in a repetition, and servers take
-    // inserts in bulk several times as fast.
-    let (new, known): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.revision == Revision::FIRST);
-    let loads = loads(new).into_iter().map(|load| (Way::Insert, load));
-    let loads = loads.chain(self::loads(known).into_iter().map(|load| (Way::Upsert, load)));
-    let write = |(way, load)| async move { write_load(database, rows, way, load).await };
-    stream::iter(loads).map(write).buffer_unordered(LOADS).try_collect().await
-}
-
-/// How a row gets to its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Insert,
-    /// Where the row is older, or where there is none.
-    Upsert,
-    /// Where the row is older.
-    Update,
-}
-
-/// Parts that each fit in a command.
-fn loads(changes: Vec<AnswerChange>) -> Vec<Vec<AnswerChange>> {
-    let mut loads: Vec<Vec<AnswerChange>> = Vec::new();
-    let mut bytes = 0;
-    for change in changes {
-        let size = 3 * change.key.as_str().len() + change.value.as_ref().map_or(0, |value| value.len()) + ROW_BYTES;
-        match loads.last_mut().filter(|load| load.len() < LOAD_ROWS && bytes + size <= LOAD_BYTES) {
-            Some(load) => load.push(change),
-            None => {
-                bytes = 0;
-                loads.push(vec![change]);
-            }
-        }
-        bytes += size;
+/// The row of a change.
+pub(super) fn put(change: &AnswerChange) -> Put {
+    Put {
+        id: change.key.as_str().to_owned(),
+        position: signed(change.position.0),
+        is_new: change.revision == Revision::FIRST,
+        document: document(change),
     }
-    loads
-}
-
-async fn write_load(database: &Database, rows: &str, way: Way, mut load: Vec<AnswerChange>) -> Result<(), StoreError> {
-    let there = command(database, rows, way, &load).await?;
-    if there.is_empty() {
-        return Ok(());
-    }
-    // A row is there that the write did not expect: it is newer, or it came in at the
-    // same moment and may be older. No row ever goes away, so now a plain update is exact.
-    let mut index = 0;
-    load.retain(|_| {
-        index += 1;
-        there.binary_search(&(index - 1)).is_ok()
-    });
-    let none = command(database, rows, Way::Update, &load).await?;
-    if none.is_empty() { Ok(()) } else { Err(refused(DUPLICATE)) }
-}
-
-/// Writes a load; gives the places in it whose row was there unexpectedly, in order.
-async fn command(database: &Database, rows: &str, way: Way, load: &[AnswerChange]) -> Result<Vec<usize>, StoreError> {
-    let items: RawArrayBuf = load.iter().map(|change| item(way, change)).collect();
-    let concern = rawdoc! { "w": "majority", "j": true };
-    let command = match way {
-        Way::Insert => rawdoc! { "insert": rows, "ordered": false, "writeConcern": concern, "documents": items },
-        Way::Upsert | Way::Update => {
-            rawdoc! { "update": rows, "ordered": false, "writeConcern": concern, "updates": items }
-        }
-    };
-    let reply = within(WRITE, database.run_raw_command(command)).await?;
-    let reply: Reply = bson::deserialize_from_document(reply).map_err(|error| failed(error.into()))?;
-    if let Some(error) = reply.write_concern_error {
-        return Err(refused(error.code));
-    }
-    let mut there = Vec::with_capacity(reply.write_errors.len());
-    for error in reply.write_errors {
-        if error.code != DUPLICATE {
-            return Err(refused(error.code));
-        }
-        there.push(error.index);
-    }
-    there.sort_unstable();
-    Ok(there)
-}
-
-fn item(way: Way, change: &AnswerChange) -> RawDocumentBuf {
-    let row = document(change);
-    if way == Way::Insert {
-        return row;
-    }
-    let older = rawdoc! { "_id": change.key.as_str(), "position": { "$lt": signed(change.position.0) } };
-    rawdoc! { "q": older, "u": row, "upsert": way == Way::Upsert }
 }
 
 fn document(change: &AnswerChange) -> RawDocumentBuf {
@@ -255,48 +169,9 @@ fn document(change: &AnswerChange) -> RawDocumentBuf {
     }
 }
 
-/// What the server says to a write of many rows.
-#[derive(Deserialize)]
-struct Reply {
-    #[serde(default, rename = "writeErrors")]
-    write_errors: Vec<WriteError>,
-    #[serde(rename = "writeConcernError")]
-    write_concern_error: Option<ConcernError>,
-}
-
-#[derive(Deserialize)]
-struct WriteError {
-    index: usize,
-    code: i32,
-}
-
-#[derive(Deserialize)]
-struct ConcernError {
-    code: i32,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn change(number: usize, bytes: usize) -> AnswerChange {
-        AnswerChange {
-            key: Key::from_stored(&number.to_string()),
-            value: Some("x".repeat(bytes).into()),
-            revision: Revision(1),
-            position: Position(number as u64 + 1),
-        }
-    }
-
-    #[test]
-    fn loads_are_bounded_in_rows_and_bytes() {
-        let sizes = |changes: Vec<AnswerChange>| loads(changes).iter().map(Vec::len).collect::<Vec<_>>();
-        assert!(sizes(Vec::new()).is_empty());
-        assert_eq!(sizes((0..2_500).map(|number| change(number, 10)).collect()), [1_000, 1_000, 500]);
-        assert_eq!(sizes((0..40).map(|number| change(number, 512 * 1024)).collect()), [15, 15, 10]);
-        let all = loads((0..3_000).map(|number| change(number, 10_000)).collect());
-        assert!(all.concat().iter().zip(0..).all(|(change, number)| change.position == Position(number + 1)));
-    }
 
     #[test]
     fn what_clients_send_stays_a_value() {

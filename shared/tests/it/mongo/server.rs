@@ -88,12 +88,22 @@ impl Place {
         self.database().await.collection(&name)
     }
 
-    /// Puts the checkpoint back, as if the process had died before it was written.
-    pub(crate) async fn put_back(&self, position: u64) {
-        let views: Collection<Document> = self.database().await.collection("views");
+    /// Puts the checkpoint back, as if the process had died before it was written, with
+    /// the number of log events there.
+    pub(crate) async fn put_back(&self, position: u64, events: i64) {
+        self.set(doc! { "ahead": 0_i64 }).await;
+        self.put_back_only(position, events).await;
+    }
+
+    /// The same, with what was announced.
+    pub(crate) async fn put_back_only(&self, position: u64, events: i64) {
         let position = i64::try_from(position).unwrap();
-        let set = doc! { "$set": { "commit": position, "prepare": position, "ahead": 0_i64 } };
-        views.update_one(doc! { "_id": "answers" }, set).await.unwrap();
+        self.set(doc! { "commit": position, "prepare": position, "events": events }).await;
+    }
+
+    async fn set(&self, values: Document) {
+        let views: Collection<Document> = self.database().await.collection("views");
+        views.update_one(doc! { "_id": "answers" }, doc! { "$set": values }).await.unwrap();
     }
 
     pub(crate) async fn drop_database(&self) {
