@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use shared::adapters::embedded::{self, Options};
 use shared::adapters::esdb::{self, EsdbEvents};
 use shared::adapters::memory::{MemoryEvents, MemoryViews};
-use shared::adapters::mongo::{self, Login, MongoViews, Serves};
+use shared::adapters::mongo::{self, MongoViews, Serves};
 use shared::config::{Config, ConfigError, EventStoreDb, MongoDb};
 use shared::http::health::Remote;
 use shared::metrics::Metrics;
@@ -136,8 +136,8 @@ impl Storage {
         let options =
             esdb::Options { outcome_ttl: process.config.idempotency_ttl, metrics: process.metrics.esdb.clone() };
         let events = EsdbEvents::connect(&events.host, options).map_err(|error| format!("EVENTSTORE_HOST: {error}"))?;
-        let login = views.login.map(|login| Login { user: login.user, pass: login.pass });
-        let options = mongo::Options { url: views.url, login, database: views.database, serves: Serves::OwnLog };
+        let MongoDb { url, login, database } = views;
+        let options = mongo::Options { url, login, database, serves: Serves::OwnLog };
         let views = MongoViews::connect(options).map_err(|error| format!("MONGODB_HOST: {error}"))?;
         let closed = views.clone();
         Ok(Self {

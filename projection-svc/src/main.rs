@@ -7,7 +7,8 @@ use projection_svc::ReadSide;
 use projection_svc::live::Live;
 use projection_svc::log::LogQueries;
 use projection_svc::queries::Queries;
-use shared::adapters::mongo::{Login, MongoViews, Options, Serves};
+use shared::adapters::mongo::{MongoViews, Options, Serves};
+use shared::config::MongoDb;
 use shared::http::elsewhere::READ_SIDE;
 use shared::http::health::{Remote, nothing_to_refresh};
 use shared::process::{self, Failure, Process, Program, Service};
@@ -28,9 +29,8 @@ fn main() -> ExitCode {
 }
 
 async fn serve(process: Process) -> Result<(), Failure> {
-    let mongodb = process.config.mongodb()?.clone();
-    let login = mongodb.login.map(|login| Login { user: login.user, pass: login.pass });
-    let options = Options { url: mongodb.url, login, database: mongodb.database, serves: Serves::AnyLog };
+    let MongoDb { url, login, database } = process.config.mongodb()?.clone();
+    let options = Options { url, login, database, serves: Serves::AnyLog };
     let views = MongoViews::connect(options).map_err(|error| format!("MONGODB_HOST: {error}"))?;
 
     let listeners = process.listen().await?;

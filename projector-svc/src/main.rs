@@ -6,7 +6,8 @@ use std::sync::Arc;
 use axum::Router;
 use projector_svc::Projector;
 use shared::adapters::esdb::{self, EsdbEvents};
-use shared::adapters::mongo::{self, Login, MongoViews, Serves};
+use shared::adapters::mongo::{self, MongoViews, Serves};
+use shared::config::MongoDb;
 use shared::http::elsewhere::PROJECTOR;
 use shared::metrics::Part;
 use shared::process::{self, Failure, Process, Program, Service};
@@ -28,11 +29,11 @@ fn main() -> ExitCode {
 }
 
 async fn serve(process: Process) -> Result<(), Failure> {
-    let (eventstore, mongodb) = (process.config.eventstore()?, process.config.mongodb()?.clone());
+    let (eventstore, mongodb) = (process.config.eventstore()?, process.config.mongodb()?);
     let options = esdb::Options { outcome_ttl: process.config.idempotency_ttl, metrics: process.metrics.esdb.clone() };
     let feed = EsdbEvents::connect(&eventstore.host, options).map_err(|error| format!("EVENTSTORE_HOST: {error}"))?;
-    let login = mongodb.login.map(|login| Login { user: login.user, pass: login.pass });
-    let options = mongo::Options { url: mongodb.url, login, database: mongodb.database, serves: Serves::AnyLog };
+    let MongoDb { url, login, database } = mongodb.clone();
+    let options = mongo::Options { url, login, database, serves: Serves::AnyLog };
     let views = MongoViews::connect(options).map_err(|error| format!("MONGODB_HOST: {error}"))?;
 
     let listeners = process.listen().await?;

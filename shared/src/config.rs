@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::login::Login;
+
 /// A setting that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}: {reason}")]
@@ -58,13 +60,6 @@ pub struct MongoDb {
     pub login: Option<Login>,
     /// `MONGODB_DB`.
     pub database: String,
-}
-
-/// A name and its password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    pub user: String,
-    pub pass: String,
 }
 
 // Connection strings and passwords are not for the log.

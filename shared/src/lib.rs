@@ -12,6 +12,7 @@ pub mod config;
 pub mod error;
 pub mod http;
 pub mod logging;
+pub mod login;
 pub mod metrics;
 pub mod process;
 pub mod wire;

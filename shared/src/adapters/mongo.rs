@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-pub use connection::{InvalidUrl, Login, Options, Serves};
+pub use connection::{InvalidUrl, Options, Serves};
 
 use super::progress::Progress;
 use crate::domain::answer::{Answer, Key};

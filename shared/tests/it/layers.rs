@@ -35,7 +35,7 @@ const SHARED: [(&str, &[&str]); 5] = [
     ("shared::domain", &[]),
     ("shared::wire", &["shared::domain"]),
     ("shared::ports", &["shared::domain"]),
-    ("shared::adapters", &["shared::domain", "shared::ports", "shared::clock", "shared::metrics"]),
+    ("shared::adapters", &["shared::domain", "shared::ports", "shared::clock", "shared::login", "shared::metrics"]),
     ("shared::conformance", &["shared::domain", "shared::ports", "shared::clock"]),
 ];
 /// A module that may name adapters of `shared`.

@@ -15,11 +15,12 @@ use mongodb::bson::{Bson, Document, doc};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use shared::adapters::mongo::{Login, MongoViews, Serves};
+use shared::adapters::mongo::{MongoViews, Serves};
 use shared::conformance;
 use shared::domain::answer::Key;
 use shared::domain::projection::{AnswerChange, Changes};
 use shared::domain::stream::{Position, Revision};
+use shared::login::Login;
 use shared::ports::{AnswersQuery, Checkpoint, Health, LogId, StoreError, ViewReader, ViewWriter};
 use uuid::Uuid;
 

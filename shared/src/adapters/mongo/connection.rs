@@ -13,6 +13,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
+use crate::login::Login;
 use crate::ports::StoreError;
 
 /// How long a read may take, with the search for a server.
@@ -37,13 +38,6 @@ pub struct Options {
     pub database: String,
     /// What reads show.
     pub serves: Serves,
-}
-
-/// A name and its password.
-#[derive(Clone)]
-pub struct Login {
-    pub user: String,
-    pub pass: String,
 }
 
 /// What reads show.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection, Database};
-use shared::adapters::mongo::{Login, MongoViews, Options, Serves};
+use shared::adapters::mongo::{MongoViews, Options, Serves};
+use shared::login::Login;
 use testkit::mongo::Mongo;
 use uuid::Uuid;
 
