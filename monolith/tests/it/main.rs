@@ -16,6 +16,7 @@ mod crash_support;
 mod databases;
 mod docs;
 mod events_write;
+mod eye;
 mod faults;
 mod history;
 mod http;
