@@ -133,19 +133,6 @@ impl LogCommands {
         }))
     }
 
-    /// Whether a request may go on with its key, before anything of it is looked at: what
-    /// is malformed under the key of another request is that first.
-    ///
-    /// # Errors
-    /// `KeyReused`; or if the key cannot be looked up.
-    pub async fn check(&self, keyed: Option<&Keyed>) -> Result<(), Error> {
-        let Some(Keyed { key, fingerprint }) = keyed else { return Ok(()) };
-        match self.0.outcomes.find(key, clock::now()).await? {
-            Some(kept) if kept.fingerprint != *fingerprint => Err(Error::KeyReused),
-            _ => Ok(()),
-        }
-    }
-
     /// Records the elements of a request, each by itself; the outcomes are in their
     /// order. The key is looked up first. `entries` gets the request's time, on a
     /// repetition the first one's, and must say the same each time that it is asked.

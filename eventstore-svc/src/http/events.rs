@@ -198,7 +198,7 @@ pub(crate) async fn patch_event(
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, MAX_BODY_BYTES).await?;
     let keyed = keyed(&parts, &format!("/v1/events/{id}"), &bytes)?;
-    side.log.check(keyed.as_ref()).await?;
+    side.log.check_key(keyed.as_ref()).await?;
     no_parameters(&parts)?;
     let (condition, patch) = (condition(&parts.headers)?, read_patch(&bytes).map_err(Error::from)?);
     let record = side.log.amend(EventRef::Id(id), patch, condition, keyed).await?;
@@ -215,7 +215,7 @@ pub(crate) async fn delete_event(
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, MAX_BODY_BYTES).await?;
     let keyed = keyed(&parts, &format!("/v1/events/{id}"), &bytes)?;
-    side.log.check(keyed.as_ref()).await?;
+    side.log.check_key(keyed.as_ref()).await?;
     no_parameters(&parts)?;
     let receipt = side.log.delete(EventRef::Id(id), condition(&parts.headers)?, keyed).await?;
     let tell = Tell { revision: Some(receipt.revision), position: Some(receipt.position) };
@@ -227,7 +227,7 @@ pub(crate) async fn post_session(State(side): Side, request: Request<Body>) -> R
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, MAX_BODY_BYTES).await?;
     let keyed = keyed(&parts, "/v1/sessions", &bytes)?;
-    side.log.check(keyed.as_ref()).await?;
+    side.log.check_key(keyed.as_ref()).await?;
     no_parameters(&parts)?;
     read_session(&bytes).map_err(Error::from)?;
     let session = side.log.register(None, keyed).await?;
