@@ -15,6 +15,8 @@ mod conditions;
 mod crash_support;
 mod databases;
 mod docs;
+mod events_live;
+mod events_read;
 mod events_write;
 mod eye;
 mod faults;
