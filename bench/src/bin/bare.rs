@@ -28,6 +28,19 @@ struct AnswerBody {
     value: String,
 }
 
+/// What `events.lua` sends.
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "that they are parsed is what counts")]
+struct EventBody {
+    timestamp: String,
+    name: String,
+    category: String,
+    message: String,
+    customer_id: i64,
+    session_id: String,
+    data: serde_json::Map<String, serde_json::Value>,
+}
+
 #[derive(Serialize)]
 struct AnswerView<'a> {
     key: &'a str,
@@ -54,6 +67,7 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let router = Router::new()
         .route("/answers", post(create_answer))
         .route("/answers/{key}", get(get_answer))
+        .route("/v1/events", post(create_event))
         .route("/readyz", get(|| async { "ok" }));
     let listener = tokio::net::TcpListener::bind(address).await?;
     axum::serve(listener, router).await?;
@@ -65,6 +79,16 @@ async fn create_answer(body: Bytes) -> Response {
         Ok(answer) if !answer.key.is_empty() && !answer.value.is_empty() => {
             let body = r#"{"ok":"AnswerCreatedEvent"}"#;
             (StatusCode::CREATED, headers(), body).into_response()
+        }
+        _ => StatusCode::BAD_REQUEST.into_response(),
+    }
+}
+
+async fn create_event(body: Bytes) -> Response {
+    match serde_json::from_slice::<EventBody>(&body) {
+        Ok(event) if !event.name.is_empty() && !event.data.is_empty() => {
+            let body = r#"{"accepted":1,"ids":["6f9619ff-8b86-4d01-b42d-00cf4fc964ff"],"rejected":[]}"#;
+            (StatusCode::ACCEPTED, headers(), body).into_response()
         }
         _ => StatusCode::BAD_REQUEST.into_response(),
     }

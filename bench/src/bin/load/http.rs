@@ -70,7 +70,11 @@ impl Client {
     }
 
     pub(crate) fn post(&mut self, path: &str, body: &[u8]) -> io::Result<Response> {
-        self.call("POST", path, "Content-Type: application/json\r\n", body)
+        self.post_with(path, "Content-Type: application/json\r\n", body)
+    }
+
+    pub(crate) fn post_with(&mut self, path: &str, headers: &str, body: &[u8]) -> io::Result<Response> {
+        self.call("POST", path, headers, body)
     }
 
     pub(crate) fn put(&mut self, path: &str, body: &[u8]) -> io::Result<Response> {

@@ -11,6 +11,10 @@ impl Latencies {
         self.0.push(latency.as_nanos() as u64);
     }
 
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// `count= p50_us= p99_us= p999_us= max_us=`
     pub(crate) fn report(mut self) -> String {
         self.0.sort_unstable();

@@ -4,6 +4,7 @@
 
 mod batch;
 mod disk;
+mod events;
 mod http;
 mod keys;
 mod latency;
@@ -26,11 +27,17 @@ const USAGE: &str = "usage: load <what> [--name value]...
   known  --url U --seconds S             one connection, PUTs on 100 keys that are there
   paced  --url U --rate R --seconds S    R commands a second on fresh keys, in batches every 50 ms
   lag    --url U --read R --seconds S    from a POST's answer to the answer of a GET that awaits it
+  ingest --url U (--count N | --rate R --seconds S) [--batch 500] [--connections 4] [--first I]
+           events through POST /v1/events as NDJSON; with --rate latencies count from when each was due
+  event-lag --url U --read R --seconds S   as lag, of single events
+  pages  --url R --what session|category|range|customer|name --count N --seconds S
+           first pages of filtered lists among N events
+  walk   --url R --pages N [--limit 50]  follows cursors; the first and the last hundred pages
   fsync  --dir D --seconds S [--file written|sparse|grown] [--bytes 200]
            the disk's own append and fdatasync
   watch  --url U --metric NAME --seconds S   a counter of /metrics, lowest and highest second
   mark   --url U                         POSTs one fresh key; its key and Event-Position
-  await  --url R --key K --position P [--timeout 600]   until the read side has reached P
+  await  --url R (--key K | --path P) --position P [--timeout 600]   until the read side has reached P
   ready  --url U [--timeout 60]          until GET /readyz is 200
   ports  --count N                       N free ports";
 
@@ -59,6 +66,10 @@ fn run() -> Outcome {
         "known" => requests::known(&arguments),
         "paced" => batch::paced(&arguments),
         "lag" => requests::lag(&arguments),
+        "ingest" => events::ingest(&arguments),
+        "event-lag" => events::lag(&arguments),
+        "pages" => events::pages(&arguments),
+        "walk" => events::walk(&arguments),
         "fsync" => disk::fsync(&arguments),
         "watch" => probe::watch(&arguments),
         "mark" => probe::mark(&arguments),

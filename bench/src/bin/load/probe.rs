@@ -56,7 +56,10 @@ pub(crate) fn mark(arguments: &Arguments) -> Outcome {
 /// Repeats a read that awaits `position` until it is answered. A refused
 /// connection, 503 and 404 (views being rebuilt) are waited out.
 pub(crate) fn await_position(arguments: &Arguments) -> Outcome {
-    let path = format!("/answers/{}", arguments.text("key")?);
+    let path = match arguments.text("path") {
+        Ok(path) => path.to_owned(),
+        Err(_) => format!("/answers/{}", arguments.text("key")?),
+    };
     let position: u64 = arguments.number("position")?;
     let header = format!("Await-Position: {position}\r\n");
     until_ok(arguments, 600.0, &path, &header)

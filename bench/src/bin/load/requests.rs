@@ -62,22 +62,33 @@ pub(crate) fn known(arguments: &Arguments) -> Outcome {
     Ok(format!("BENCH rate={rate:.0} {}", latencies.report()))
 }
 
-/// Every 20 ms: POSTs a key, then GETs it from the read side with `Await-Position`;
-/// the time between the two answers. A lag that outlasts the next samples counts
-/// for them too, as what is left of it when they were due.
+/// The lag of single keys.
 pub(crate) fn lag(arguments: &Arguments) -> Outcome {
+    let mut writes = Writes::new("lag");
+    sample_lag(arguments, |writer| {
+        let response = writer.post("/answers", writes.next_body()?)?;
+        Ok((response, format!("/answers/{}", writes.last_key())))
+    })
+}
+
+/// Every 20 ms: writes something, then GETs it from the read side with
+/// `Await-Position`; the time between the two answers. A lag that outlasts the next
+/// samples counts for them too, as what is left of it when they were due. `write`
+/// answers with where to read.
+pub(crate) fn sample_lag(
+    arguments: &Arguments,
+    mut write: impl FnMut(&mut Client) -> io::Result<(Response, String)>,
+) -> Outcome {
     let mut writer = Client::connect(arguments.text("url")?)?;
     let mut reader = Client::connect(arguments.text("read")?)?;
-    let mut writes = Writes::new("lag");
     let mut latencies = Latencies::default();
     let until = Instant::now() + Duration::from_secs_f64(arguments.number("seconds")?);
     let mut tick = Instant::now();
     while Instant::now() < until {
-        let response = writer.post("/answers", writes.next_body()?)?;
+        let (response, path) = write(&mut writer)?;
         let answered = Instant::now();
         expect_success(&response)?;
         let position = position_of(&response)?;
-        let path = format!("/answers/{}", writes.last_key());
         let response = reader.get(&path, &format!("Await-Position: {position}\r\n"))?;
         let mut lag = answered.elapsed();
         expect_success(&response)?;
