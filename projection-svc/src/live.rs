@@ -2,7 +2,7 @@
 //! feeds all who listen, and nobody looks while nobody listens.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use shared::domain::filter::Filter;
@@ -12,7 +12,7 @@ use shared::domain::stream::Position;
 use shared::error::Error;
 use shared::http::lifecycle::Lifecycle;
 use shared::wire::events::{DeletedJson, EventJson};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::log::LogQueries;
 
@@ -21,6 +21,9 @@ const PAGE: usize = 256;
 /// How much of what came last is kept for listeners. Those who are further behind look
 /// for themselves.
 const RECENT_BYTES: usize = 8 * 1024 * 1024;
+/// How much each of those may hold, and how many look at a time.
+const OWN_BYTES: usize = 512 * 1024;
+const OWN_LOOKS: usize = 4;
 /// How long changes gather between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long to wait after the views failed.
@@ -35,6 +38,7 @@ struct Hub {
     lifecycle: Lifecycle,
     listeners: watch::Sender<usize>,
     recent: watch::Sender<Recent>,
+    own_looks: Semaphore,
 }
 
 /// A change, and its JSON once somebody needs it.
@@ -61,7 +65,7 @@ struct Recent {
     bytes: usize,
 }
 
-/// Where somebody finds what comes behind a position.
+/// Where one who listens finds what comes behind a position.
 enum Next {
     Here(Arc<Chunk>),
     /// It was here, or never.
@@ -77,9 +81,16 @@ pub(crate) struct Tail {
     filter: Filter,
     /// All that changed up to here has been told.
     at: Position,
-    chunk: Option<Arc<Chunk>>,
+    chunk: Held,
     /// The next of the chunk.
     next: usize,
+}
+
+/// What one who listens holds: nothing that others share, lest those who are slow keep
+/// it all in memory.
+enum Held {
+    Shared(Weak<Chunk>),
+    Own(Arc<Chunk>),
 }
 
 impl News {
@@ -98,6 +109,34 @@ impl News {
 
     fn is_for(&self, filter: &Filter) -> bool {
         self.event.as_ref().is_none_or(|event| filter.matches(event))
+    }
+}
+
+impl Chunk {
+    /// What of it one who listens is told, and no more than one may hold; at least one.
+    fn only_for(mut self, filter: &Filter) -> Self {
+        self.news.retain(|news| news.is_for(filter));
+        let mut bytes = 0;
+        let within = |news: &&News| {
+            let first = bytes == 0;
+            bytes += news.json().len();
+            first || bytes <= OWN_BYTES
+        };
+        let kept = self.news.iter().take_while(within).count();
+        if kept < self.news.len() {
+            self.news.truncate(kept);
+            self.upto = self.news.last().map_or(self.upto, |last| last.position);
+        }
+        self
+    }
+}
+
+impl Held {
+    fn get(&self) -> Option<Arc<Chunk>> {
+        match self {
+            Self::Shared(chunk) => chunk.upgrade(),
+            Self::Own(chunk) => Some(chunk.clone()),
+        }
     }
 }
 
@@ -134,7 +173,8 @@ impl Live {
     /// The changes of this log. The views are looked at while anybody listens.
     pub fn new(log: LogQueries, lifecycle: Lifecycle) -> Self {
         let (listeners, recent) = (watch::Sender::new(0), watch::Sender::default());
-        Self(Arc::new(Hub { log, lifecycle, listeners, recent }))
+        let own_looks = Semaphore::new(OWN_LOOKS);
+        Self(Arc::new(Hub { log, lifecycle, listeners, recent, own_looks }))
     }
 
     /// Looks at the views for the listeners until the process ends.
@@ -158,7 +198,8 @@ impl Live {
         let now = self.0.log.position(awaited).await?;
         self.0.listeners.send_modify(|listeners| *listeners += 1);
         let (hub, recent) = (self.0.clone(), self.0.recent.subscribe());
-        Ok((Tail { hub, recent, filter, at: from.unwrap_or(now), chunk: None, next: 0 }, now))
+        let chunk = Held::Shared(Weak::new());
+        Ok((Tail { hub, recent, filter, at: from.unwrap_or(now), chunk, next: 0 }, now))
     }
 }
 
@@ -213,7 +254,7 @@ impl Tail {
     /// If it has to look for itself and the views fail.
     pub(crate) async fn news<T>(&mut self, tell: impl FnOnce(&News) -> T) -> Result<T, Error> {
         loop {
-            if let Some(chunk) = &self.chunk {
+            if let Some(chunk) = self.chunk.get() {
                 while let Some(news) = chunk.news.get(self.next) {
                     self.next += 1;
                     if news.position > self.at && news.is_for(&self.filter) {
@@ -223,28 +264,34 @@ impl Tail {
                 }
                 self.at = self.at.max(chunk.upto);
             }
-            self.chunk = Some(self.chunk().await?);
+            self.chunk = self.chunk().await?;
             self.next = 0;
         }
     }
 
-    async fn chunk(&mut self) -> Result<Arc<Chunk>, Error> {
+    async fn chunk(&mut self) -> Result<Held, Error> {
         loop {
             let next = self.recent.borrow_and_update().behind(self.at);
             match next {
-                Next::Here(chunk) => return Ok(chunk),
+                Next::Here(chunk) => return Ok(Held::Shared(Arc::downgrade(&chunk))),
                 // The sender lives in the hub that self holds.
                 Next::Later => drop(self.recent.changed().await),
                 Next::InTheViews => {
-                    let chunk = self.hub.look(self.at).await?;
+                    let chunk = self.own_chunk().await?;
                     if chunk.upto > self.at {
-                        return Ok(Arc::new(chunk));
+                        return Ok(Held::Own(Arc::new(chunk)));
                     }
                     // The views have been put back: they will be here again.
                     tokio::time::sleep(RETRY).await;
                 }
             }
         }
+    }
+
+    async fn own_chunk(&self) -> Result<Chunk, Error> {
+        // Nobody closes it; without a permit a look is no worse.
+        let _turn = self.hub.own_looks.acquire().await;
+        Ok(self.hub.look(self.at).await?.only_for(&self.filter))
     }
 }
 
