@@ -185,8 +185,9 @@ fn json_value() -> impl Strategy<Value = Json> {
 
 /// Bodies whose members are often what they must be.
 fn event_body() -> impl Strategy<Value = Json> {
-    let names = ["name", "category", "component", "environment", "message", "email", "source", "type", "id", "x"];
-    let text = (prop::sample::select(&names[..]), any::<String>().prop_map(Json::from));
+    const NAMES: &[&str] =
+        &["name", "category", "component", "environment", "message", "email", "source", "type", "id", "x"];
+    let text = (prop::sample::select(NAMES), any::<String>().prop_map(Json::from));
     let other = (
         prop::sample::select(&["timestamp", "customer_id", "session_id", "data", "ce", "time", "specversion"][..]),
         json_value(),
