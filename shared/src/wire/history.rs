@@ -38,7 +38,7 @@ pub struct EventDetail<'a> {
 impl<'a> EventDetail<'a> {
     /// Of an event with this short name, if it is asked for.
     pub fn of(recorded: &'a RecordedEvent, event: &'static str, detail: Detail) -> Option<Self> {
-        (detail == Detail::Full).then(|| Self {
+        (detail == Detail::Full).then_some(Self {
             event,
             id: recorded.event.id,
             revision: recorded.revision.0,
