@@ -171,8 +171,7 @@ impl Storage {
             outcomes: Arc::new(events.clone()),
             feed: Arc::new(events.clone()),
             reader: Arc::new(views.clone()),
-            // Until these views keep the event log.
-            log: Arc::new(MemoryViews::new()),
+            log: Arc::new(views.clone()),
             writer: Arc::new(views.clone()),
             health: vec![Arc::new(events), Arc::new(views)],
             sizes: Arc::new(move || vec![("log", sized.0.size()), ("views", sized.1.size())]),

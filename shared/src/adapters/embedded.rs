@@ -1,6 +1,6 @@
 //! The durable store of a fresh checkout: one folder, nothing to install.
 //!
-//! The log is a fjall database, the views a SQLite file that can be rebuilt
+//! The log is a fjall database, the views two SQLite files that can be rebuilt
 //! from it. What fjall's own recovery gets wrong is settled before fjall sees
 //! the folder: see `journal` and `start`.
 
@@ -9,6 +9,7 @@ mod engine;
 mod events;
 mod inbox;
 pub mod journal;
+mod log_views;
 mod recent;
 mod record;
 mod start;
@@ -57,10 +58,16 @@ pub struct Embedded {
 /// If the folder is in use by another process, acknowledged events are missing
 /// or damaged, or the disk fails.
 pub fn open(options: &Options) -> Result<Embedded, StartError> {
+    open_with(options, log_views::SEGMENT_EVENTS)
+}
+
+/// Opens the store with log events in segments of this size.
+fn open_with(options: &Options, segment_events: u64) -> Result<Embedded, StartError> {
     std::fs::create_dir_all(&options.folder).map_err(|error| StartError::io(&options.folder, error))?;
     let lock = lock(&options.folder)?;
     let events = FjallEvents::open(options, lock)?;
-    let (views, rebuilding) = views::open(&options.folder.join("views.db"), &events)?;
+    let [answers, log] = ["views.db", "log-views.db"].map(|name| options.folder.join(name));
+    let (views, rebuilding) = views::open(&answers, &log, &events, segment_events)?;
     Ok(Embedded { events, views, rebuilding })
 }
 
@@ -78,4 +85,24 @@ fn lock(folder: &Path) -> Result<File, StartError> {
 /// Makes names that were created or moved in a folder durable.
 fn sync_folder(folder: &Path) -> std::io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+#[cfg(all(test, feature = "conformance"))]
+mod tests {
+    use super::*;
+
+    /// Whatever is asked for goes through many segments, whose texts are indexed
+    /// meanwhile.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn small_segments_keep_the_promises_of_the_event_log() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let metrics = crate::metrics::Metrics::new("test", &[]).expect("metrics").store.clone();
+        let outcome_ttl = Duration::from_secs(60);
+        let options = Options { folder: folder.path().into(), disk_reserve_mb: 0, outcome_ttl, metrics };
+        let store = open_with(&options, 50).expect("opened");
+        let views = Arc::new(store.views.clone());
+        crate::conformance::log(views.clone(), views.clone(), views.clone()).await;
+        store.views.close();
+        store.events.close();
+    }
 }

@@ -8,9 +8,11 @@ use shared::adapters::embedded::Embedded;
 use shared::adapters::memory::{MemoryEvents, MemoryViews};
 use shared::conformance;
 use shared::domain::answer::{AnswerEvent, Key};
-use shared::domain::projection::project;
-use shared::domain::stream::{ExpectedRevision, NewEvent, Revision, StreamId};
-use shared::ports::{Checkpoint, EventFeed, EventStore, StoreError, ViewReader, ViewWriter};
+use shared::domain::filter::Filter;
+use shared::domain::log_event::{Members, Session, recording};
+use shared::domain::projection::{Change, LogChange, project};
+use shared::domain::stream::{ExpectedRevision, NewEvent, Position, Revision, StreamId};
+use shared::ports::{Checkpoint, EventFeed, EventRef, EventStore, LogReader, StoreError, ViewReader, ViewWriter};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -114,6 +116,21 @@ async fn embedded_keeps_the_promises_of_views() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn embedded_keeps_the_promises_of_the_event_log() {
+    let mut store = Store::new();
+    for round in 0..2 {
+        let views = Arc::new(store.open.views.clone());
+        conformance::log(views.clone(), views.clone(), views.clone()).await;
+        let at = resume(&*views).await;
+        drop(views);
+        fill(&store, at).await;
+        store = store.reopened();
+        assert_eq!(store.open.rebuilding, None, "sound views are kept, round {round}");
+        assert_eq!(resume(&store.open.views).await, at, "and their checkpoint, round {round}");
+    }
+}
+
 /// Appends events until the log has reached a checkpoint.
 async fn fill(store: &Store, at: Checkpoint) {
     let events = store.events();
@@ -164,8 +181,8 @@ async fn embedded_log_that_is_closed_says_so() {
     assert!(matches!(events.last(&stream).await, Err(StoreError::Unavailable { .. })));
 }
 
-/// Whatever is wrong with the views, they are filled again from the log, and
-/// until then they do not show less than there was.
+/// Whatever is wrong with either file of the views, they are filled again from the log,
+/// and until then they do not show less than there was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn embedded_views_that_are_damaged_or_gone_are_filled_again() {
     type Spoil = fn(&std::path::Path);
@@ -173,32 +190,119 @@ async fn embedded_views_that_are_damaged_or_gone_are_filled_again() {
         ("removed", |views| std::fs::remove_file(views).unwrap()),
         ("emptied", |views| std::fs::write(views, "").unwrap()),
         ("other", |views| std::fs::write(views, "no database".repeat(1_000)).unwrap()),
-        ("damaged", |views| {
-            let mut bytes = std::fs::read(views).unwrap();
-            let at = bytes.windows(7).position(|seven| seven == b"precise").expect("the value is in the file");
-            bytes[at] ^= 1;
-            std::fs::write(views, bytes).unwrap();
-        }),
+        ("damaged", |views| damage(views, "precise")),
     ];
     for (what, spoil) in spoil {
-        let store = Store::new();
-        let key = Key::from_stored("key");
-        let new = vec![created(&key, "precise")];
-        store.open.events.append(&StreamId::of_answer(&key), ExpectedRevision::NoStream, new).await.unwrap();
+        for file in ["views.db", "log-views.db"] {
+            let (store, key, id) = with_one_of_each("precise").await;
+            let Store { folder, open: closing } = store;
+            close(closing);
+            spoil(&folder.path().join(file));
+            let store = Store { open: open(folder.path()), folder };
+            assert!(store.open.rebuilding.is_some(), "{what} {file} is not used");
+            let early = store.open.views.answer(&key).await;
+            assert!(matches!(early, Err(StoreError::Unavailable { .. })), "{what} {file}: {early:?}");
+            let early = store.open.views.event(EventRef::Id(id)).await;
+            assert!(matches!(early, Err(StoreError::Unavailable { .. })), "{what} {file}: {early:?}");
+            project_all(&store).await;
+            shows(&store, &key, id, "precise").await;
+            // Once filled they are as good as any.
+            let store = store.reopened();
+            assert_eq!(store.open.rebuilding, None, "{what} {file}");
+            shows(&store, &key, id, "precise").await;
+        }
+    }
+}
+
+/// The views of another log, or of more than the log holds, are not used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn embedded_views_of_another_log_or_ahead_are_filled_again() {
+    for file in ["views.db", "log-views.db"] {
+        let (ours, key, id) = with_one_of_each("ours").await;
+        let (other, ..) = with_one_of_each("another's").await;
+        let (Store { folder, open: closing }, Store { folder: other, open: also_closing }) = (ours, other);
+        close(closing);
+        close(also_closing);
+        std::fs::copy(other.path().join(file), folder.path().join(file)).unwrap();
+        let store = Store { open: open(folder.path()), folder };
+        let why = store.open.rebuilding.clone().expect("it is another log's");
+        assert!(why.contains("belong to log"), "{file}: {why}");
         project_all(&store).await;
+        shows(&store, &key, id, "ours").await;
+        // What is applied without having been appended is more than there is in the log.
+        let at = resume(&store.open.views).await;
+        let to = Checkpoint::at(Position(at.position().0 + 1));
+        let session = Session { id: Uuid::new_v4(), created_at: shared::clock::now(), position: to.position() };
+        let change = Change::Log(LogChange::Session(Arc::new(session)));
         let Store { folder, open: closing } = store;
         close(closing);
-        spoil(&folder.path().join("views.db"));
+        let before = std::fs::read(folder.path().join("views.db")).unwrap();
         let store = Store { open: open(folder.path()), folder };
-        assert!(store.open.rebuilding.is_some(), "{what} views are not used");
-        let early = store.open.views.answer(&key).await;
-        assert!(matches!(early, Err(StoreError::Unavailable { .. })), "{what}: {early:?}");
+        store.open.views.apply(at, std::iter::once(change).collect(), to).await.unwrap();
+        let Store { folder, open: closing } = store;
+        close(closing);
+        if file == "log-views.db" {
+            std::fs::write(folder.path().join("views.db"), before).unwrap();
+        }
+        let store = Store { open: open(folder.path()), folder };
+        let why = store.open.rebuilding.clone().expect("it is ahead");
+        assert!(why.contains("ahead of the log"), "{file}: {why}");
         project_all(&store).await;
-        let seen = store.open.views.answer(&key).await.unwrap();
-        assert_eq!(seen.found.map(|answer| answer.value).as_deref(), Some("precise"), "{what}");
-        // Once filled they are as good as any.
-        assert_eq!(store.reopened().open.rebuilding, None, "{what}");
+        shows(&store, &key, id, "ours").await;
     }
+}
+
+/// Damage that a read meets empties the views, and they are filled again while the
+/// process goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn embedded_log_events_that_are_damaged_while_in_use_are_filled_again() {
+    let (store, key, id) = with_one_of_each("precise").await;
+    // Everything into the file itself, where readers that are new meet it.
+    let Store { folder, open: closing } = store;
+    close(closing);
+    let store = Store { open: open(folder.path()), folder };
+    assert_eq!(store.open.rebuilding, None);
+    damage(&store.folder.path().join("log-views.db"), "precise");
+    let found = store.open.views.event(EventRef::Id(id)).await;
+    assert!(matches!(found, Err(StoreError::Unavailable { .. })), "{found:?}");
+    let answer = store.open.views.answer(&key).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable { .. })), "{answer:?}");
+    tokio::time::timeout(std::time::Duration::from_secs(5), store.open.views.interrupted()).await.unwrap();
+    project_all(&store).await;
+    shows(&store, &key, id, "precise").await;
+}
+
+/// A log with an answer and a log event, both in the views.
+async fn with_one_of_each(text: &str) -> (Store, Key, Uuid) {
+    let store = Store::new();
+    let (key, id) = (Key::from_stored("key"), Uuid::new_v4());
+    let new = vec![created(&key, text)];
+    store.open.events.append(&StreamId::of_answer(&key), ExpectedRevision::NoStream, new).await.unwrap();
+    let now = shared::clock::now();
+    let members = Members { timestamp: now, message: Some(text.into()), ..Members::default() };
+    let (stream, event) = recording(id, &members.check().unwrap(), now);
+    store.open.events.append(&stream, ExpectedRevision::NoStream, vec![event]).await.unwrap();
+    project_all(&store).await;
+    (store, key, id)
+}
+
+async fn shows(store: &Store, key: &Key, id: Uuid, text: &str) {
+    let seen = store.open.views.answer(key).await.unwrap();
+    assert_eq!(seen.found.map(|answer| answer.value).as_deref(), Some(text));
+    let seen = store.open.views.event(EventRef::Id(id)).await.unwrap().found.expect("the event");
+    assert_eq!(seen.event.members.message.as_deref(), Some(text));
+    let count = store.open.views.count(&Filter::Any).await.unwrap();
+    assert_eq!(count.found, 1, "once and no more");
+}
+
+fn damage(file: &Path, text: &str) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let found: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(text.as_bytes())).collect();
+    assert!(!found.is_empty(), "{text} is in the file");
+    found.into_iter().for_each(|at| bytes[at] ^= 1);
+    // In place: whoever has it open sees it.
+    let mut file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    std::io::Write::write_all(&mut file, &bytes).unwrap();
 }
 
 async fn project_all(store: &Store) {

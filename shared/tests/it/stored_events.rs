@@ -158,7 +158,8 @@ fn todays_data_is_read() {
     copy(&data(), folder.path());
     runtime().block_on(async {
         let store = open(folder.path());
-        assert_eq!(store.rebuilding, None, "the views are read");
+        // The folder is older than the event log: its views have no file of that yet.
+        assert!(store.rebuilding.is_some(), "the views are filled again");
         assert_eq!(store.events.log_id().await.unwrap(), LOG);
         let expected = events();
         let batch = store.events.subscribe(Checkpoint::START).await.unwrap().next(100).await.unwrap();
@@ -182,16 +183,13 @@ fn todays_data_is_read() {
     });
 }
 
-/// The views of `data-v1` end at position 7: the last event is not in them.
 async fn views_are_read(store: &shared::adapters::embedded::Embedded) {
-    assert_eq!(resume(&store.views).await, Checkpoint::at(Position(7)));
+    assert_eq!(resume(&store.views).await, Checkpoint::START);
+    model::pair::project(&store.events, &store.views, Position(8)).await;
     let all = AnswersQuery { prefix: String::new(), after: None, limit: 10 };
-    let page = store.views.answers(all.clone()).await.unwrap().found;
+    let page = store.views.answers(all).await.unwrap().found;
     let large =
         Answer { key: Key::from_stored("large"), value: "0123456789".repeat(400).into(), revision: Revision::FIRST };
-    assert_eq!(page.answers, std::slice::from_ref(&large));
-    model::pair::project(&store.events, &store.views, Position(8)).await;
-    let page = store.views.answers(all).await.unwrap().found;
     let z = Answer { key: Key::from_stored("z"), value: "last".into(), revision: Revision::FIRST };
     assert_eq!(page.answers, [large, z]);
 }

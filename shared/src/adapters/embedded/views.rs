@@ -1,12 +1,15 @@
-//! `SqliteViews`: the read store of the embedded log, in a SQLite file.
+//! `SqliteViews`: the read store of the embedded log, in two SQLite files: one for
+//! the answers, here, and one for the event log (`log_views`).
 //!
-//! What was projected last is in memory (`recent`) and can be read there; a thread
-//! of its own carries it to the file in the order of the keys, the last rows together
-//! with the checkpoint. A crash repeats some of the log and loses nothing.
+//! Answers that were projected last are in memory (`recent`) and can be read there; a
+//! thread of its own carries them to the file in the order of the keys, the last rows
+//! together with the checkpoint. Log events go to their file at once. Each file knows
+//! how far it is; projecting resumes at the smaller position, and each half passes over
+//! what it has seen. A crash repeats some of the log and loses nothing.
 //!
-//! The file belongs to one log, never runs ahead of it, and carries a checksum in
-//! each row; where one of these does not hold, it is thrown away and filled again,
-//! and until it has caught up reads fail instead of showing less than there was.
+//! The files belong to one log, never run ahead of it, and carry a checksum in
+//! each row; where one of these does not hold, they are thrown away and filled again,
+//! and until they have caught up reads fail instead of showing less than there was.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -20,16 +23,23 @@ use parking_lot::Mutex;
 use quick_cache::sync::{Cache, GuardResult};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use super::events::{FjallEvents, blocking};
+use super::log_views::LogViews;
 use super::recent::{Recent, Row as RecentRow, Taken};
 use super::start::StartError;
 use crate::adapters::progress::Progress;
 use crate::adapters::{PAGE_BYTES, end_of_prefix, start_of};
 use crate::domain::answer::{Answer, Key};
-use crate::domain::projection::{AnswerChange, Changes};
+use crate::domain::filter::Filter;
+use crate::domain::log_event::{Rejection, Session};
+use crate::domain::projection::{Changes, EventChange, LogChange};
 use crate::domain::stream::{Position, Revision};
-use crate::ports::{AnswersPage, AnswersQuery, Checkpoint, Health, LogId, Seen, StoreError, ViewReader, ViewWriter};
+use crate::ports::{
+    AnswersPage, AnswersQuery, Checkpoint, EventRef, EventsPage, EventsQuery, Health, ListQuery, LogId, LogReader,
+    Page, Record, Seen, StatsQuery, StatsRow, StoreError, ViewReader, ViewWriter,
+};
 
 /// The version of the tables. Another one in the file: the views are rebuilt.
 const FORMAT: i64 = 1;
@@ -96,6 +106,7 @@ struct Inner {
     generation: AtomicU64,
     cache: Cache<Key, CachedRow, Weigh>,
     recent: Recent,
+    log_views: LogViews,
     reached: Progress,
     /// Until the views are there, reads fail.
     filled_at: AtomicU64,
@@ -103,6 +114,8 @@ struct Inner {
     log_end: Box<dyn Fn() -> Position + Send + Sync>,
     put_back: Notify,
     carrier: Mutex<Option<JoinHandle<()>>>,
+    indexer: Mutex<Option<JoinHandle<()>>>,
+    is_closing: AtomicBool,
 }
 
 /// A connection that reads.
@@ -153,17 +166,25 @@ impl quick_cache::Weighter<Key, CachedRow> for Weigh {
     }
 }
 
-/// Opens the views of a log; says why, if they have to be filled anew.
-pub(super) fn open(path: &Path, events: &FjallEvents) -> Result<(SqliteViews, Option<String>), StartError> {
+/// Opens the views of a log, answers and log events; says why, if they have to be
+/// filled anew.
+pub(super) fn open(
+    path: &Path,
+    log_path: &Path,
+    events: &FjallEvents,
+    segment_events: u64,
+) -> Result<(SqliteViews, Option<String>), StartError> {
     let end = events.clone();
     let log = events.id();
-    let failed = |error| StartError::Views { path: path.into(), source: error };
+    let failed = |path: &Path, source| StartError::Views { path: path.into(), source };
     let mut why = None;
-    let (connection, position) = match existing(path, log, events.position()) {
+    let (connection, log_views, position) = match existing_both(path, log_path, events, segment_events) {
         Ok(found) => found,
         Err(reason) => {
             why = Some(reason).filter(|_| events.position() > Position::START);
-            (create(path, log).map_err(failed)?, Position::START)
+            let connection = create(path, log).map_err(|error| failed(path, error))?;
+            let log_views = LogViews::create(log_path, log, segment_events).map_err(|error| failed(log_path, error))?;
+            (connection, log_views, Position::START)
         }
     };
     let filled_at = if why.is_some() { events.position().0 } else { 0 };
@@ -177,23 +198,49 @@ pub(super) fn open(path: &Path, events: &FjallEvents) -> Result<(SqliteViews, Op
         generation: AtomicU64::new(0),
         cache: Cache::with_weighter(CACHE_BYTES as usize / 256, CACHE_BYTES, Weigh),
         recent: Recent::new(position),
+        log_views,
         reached: Progress::new(position.0),
         filled_at: AtomicU64::new(filled_at),
         log_end: Box::new(move || end.position()),
         put_back: Notify::new(),
         carrier: Mutex::default(),
+        indexer: Mutex::default(),
+        is_closing: AtomicBool::new(false),
     }));
     let carrier = views.0.clone();
     let thread = std::thread::Builder::new().name("views-writer".into()).spawn(move || carrier.carry());
     *views.0.carrier.lock() = Some(thread.map_err(|error| StartError::io(path, error))?);
-    if why.is_none() && size(path) > CHECK_AT_START_BYTES {
+    let indexer = views.0.clone();
+    let thread = std::thread::Builder::new().name("views-indexer".into()).spawn(move || indexer.index_texts());
+    *views.0.indexer.lock() = Some(thread.map_err(|error| StartError::io(log_path, error))?);
+    if why.is_none() && !is_small(path, log_path) {
         views.check_behind();
     }
     Ok((views, why))
 }
 
-/// The views as they are, if they can be used.
-fn existing(path: &Path, log: LogId, end: Position) -> Result<(Connection, Position), String> {
+fn is_small(path: &Path, log_path: &Path) -> bool {
+    size(path) + size(log_path) <= CHECK_AT_START_BYTES
+}
+
+/// Both files as they are, if they can be used, and from where on the log is to be
+/// projected.
+fn existing_both(
+    path: &Path,
+    log_path: &Path,
+    events: &FjallEvents,
+    segment_events: u64,
+) -> Result<(Connection, LogViews, Position), String> {
+    let (log, end) = (events.id(), events.position());
+    let check_whole = is_small(path, log_path);
+    let (connection, position) = existing(path, log, end, check_whole)?;
+    let log_views = LogViews::existing(log_path, log, end, check_whole, segment_events)?;
+    let position = position.min(log_views.position());
+    Ok((connection, log_views, position))
+}
+
+/// The answers as they are, if they can be used.
+fn existing(path: &Path, log: LogId, end: Position, check_whole: bool) -> Result<(Connection, Position), String> {
     if !path.exists() {
         return Err("there are none".into());
     }
@@ -214,14 +261,14 @@ fn existing(path: &Path, log: LogId, end: Position) -> Result<(Connection, Posit
     if position > end {
         return Err(format!("they are at position {position}, ahead of the log, which ends at {end}"));
     }
-    if size(path) <= CHECK_AT_START_BYTES {
+    if check_whole {
         check_pages(&connection)?;
         check_rows(&connection).map_err(|error| format!("they are damaged: {}", error.chain()))?;
     }
     Ok((connection, position))
 }
 
-fn check_pages(connection: &Connection) -> Result<(), String> {
+pub(super) fn check_pages(connection: &Connection) -> Result<(), String> {
     let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
     match found {
         Ok(text) if text == "ok" => Ok(()),
@@ -255,8 +302,8 @@ fn check_rows(connection: &Connection) -> Result<(), StoreError> {
     }
 }
 
-/// Throws away what is there and makes empty views.
-fn create(path: &Path, log: LogId) -> rusqlite::Result<Connection> {
+/// Removes a file of SQLite.
+pub(super) fn remove(path: &Path) -> rusqlite::Result<()> {
     for end in ["", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();
         name.push(end);
@@ -267,6 +314,12 @@ fn create(path: &Path, log: LogId) -> rusqlite::Result<Connection> {
             _ => {}
         }
     }
+    Ok(())
+}
+
+/// Throws away what is there and makes empty views.
+fn create(path: &Path, log: LogId) -> rusqlite::Result<Connection> {
+    remove(path)?;
     let mut connection = connect(path, WRITER_CACHE_KIB)?;
     let transaction = connection.transaction()?;
     transaction.execute_batch(SCHEMA)?;
@@ -290,7 +343,7 @@ fn connect(path: &Path, cache_kib: i64) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn size(path: &Path) -> u64 {
+pub(super) fn size(path: &Path) -> u64 {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
     [path.as_os_str(), &wal].iter().filter_map(|name| std::fs::metadata(name).ok()).map(|file| file.len()).sum()
@@ -320,7 +373,7 @@ fn cached_row(key: &str, row: &Row<'_>, at: usize) -> Result<CachedRow, StoreErr
     Ok(CachedRow { value: value.into(), revision: Revision(revision), position: Position(position) })
 }
 
-fn failed(error: rusqlite::Error) -> StoreError {
+pub(super) fn failed(error: rusqlite::Error) -> StoreError {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     match error.sqlite_error_code() {
         Some(DatabaseCorrupt | NotADatabase) => StoreError::corrupt("the views", error),
@@ -363,12 +416,19 @@ impl PageRows<'_> {
 impl SqliteViews {
     /// Bytes on disk.
     pub fn size(&self) -> u64 {
-        size(&self.0.path)
+        size(&self.0.path) + self.0.log_views.size()
     }
 
     /// Carries what is in memory to the file and closes it.
     pub fn close(&self) {
         self.0.recent.close();
+        self.0.is_closing.store(true, Ordering::Release);
+        if let Some(indexer) = self.0.indexer.lock().take() {
+            indexer.thread().unpark();
+            if indexer.join().is_err() {
+                tracing::error!("the thread that indexes the views panicked");
+            }
+        }
         if let Some(carrier) = self.0.carrier.lock().take()
             && carrier.join().is_err()
         {
@@ -380,14 +440,15 @@ impl SqliteViews {
         {
             tracing::warn!(error = %error, "the views could not be closed");
         }
+        self.0.log_views.close();
     }
 
-    /// Checks the whole file while it is in use; damage empties it to be filled anew.
+    /// Checks both files while they are in use; damage empties them to be filled anew.
     fn check_behind(&self) {
         let inner = self.0.clone();
         let check = move || {
             let begun = std::time::Instant::now();
-            match inner.read(check_rows) {
+            match inner.read(check_rows).and_then(|()| inner.read_log(LogViews::check)) {
                 Ok(()) => tracing::info!(took = ?begun.elapsed(), "the views were checked and are sound"),
                 Err(error) => tracing::warn!(error = %error.chain(), "the views could not be checked"),
             }
@@ -461,6 +522,7 @@ impl Inner {
             return;
         }
         tracing::warn!(why = why.chain(), "the views are damaged and are rebuilt from the log");
+        let mut log_writer = self.log_views.lock();
         self.generation.store(generation + 1, Ordering::Release);
         self.readers.lock().clear();
         self.filled_at.store((self.log_end)().0.max(1), Ordering::Release);
@@ -471,6 +533,10 @@ impl Inner {
             Ok(connection) => *writer = Some(connection),
             Err(error) => tracing::error!(error = %error, "the views cannot be made anew"),
         }
+        if let Err(error) = self.log_views.recreate(&mut log_writer) {
+            tracing::error!(error = %error, "the views of the event log cannot be made anew");
+        }
+        drop(log_writer);
         self.put_back.notify_one();
     }
 
@@ -536,6 +602,45 @@ impl Inner {
         read.is_multiple_of(ADMITTED) || !self.cache_is_full.load(Ordering::Relaxed)
     }
 
+    /// Reads the event log's views. Damage empties all views, as for the answers.
+    fn read_log<T>(&self, read: impl FnOnce(&LogViews) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let now = self.generation.load(Ordering::Acquire);
+        read(&self.log_views).map_err(|error| match error {
+            StoreError::Corrupt { .. } => {
+                self.rebuild(now, &error);
+                REBUILDING
+            }
+            error => error,
+        })
+    }
+
+    /// Reads the event log's views, once they are filled, and says what covers that.
+    fn look<T>(&self, read: impl FnOnce(&LogViews) -> Result<T, StoreError>) -> Result<Seen<T>, StoreError> {
+        self.check_filled()?;
+        let found = self.read_log(read)?;
+        let position = self.log_views.covered().max(Position(self.reached.get()));
+        Ok(Seen { found, position })
+    }
+
+    /// Writes the event log's part of changes. Whoever makes the views anew holds the
+    /// same lock, so that nothing is written behind a position that is no more.
+    fn take_log(&self, from: Checkpoint, changes: &[LogChange], to: Checkpoint) -> Result<(), StoreError> {
+        let generation = self.generation.load(Ordering::Acquire);
+        let mut writer = self.log_views.lock();
+        if Checkpoint::at(self.recent.position()) != from {
+            return Err(StoreError::Conflict);
+        }
+        let applied = self.log_views.apply(&mut writer, changes, to.position());
+        drop(writer);
+        applied.map_err(|error| match error {
+            StoreError::Corrupt { .. } => {
+                self.rebuild(generation, &error);
+                REBUILDING
+            }
+            error => error,
+        })
+    }
+
     /// A position that covers all that has been read before this is called: what is
     /// projected is in memory first, and the mark is moved right behind it.
     fn seen(&self, row: Option<Position>) -> Position {
@@ -554,8 +659,13 @@ impl Inner {
         Ok(page)
     }
 
-    /// Takes changes into memory, where they can be read at once.
-    fn take(&self, from: Checkpoint, mut changes: Vec<AnswerChange>, to: Checkpoint) -> Result<(), StoreError> {
+    /// Takes changes: log events into their file, answers into memory, where they can
+    /// be read at once.
+    fn take(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
+        let Changes { answers: mut changes, log } = changes;
+        if !log.is_empty() {
+            self.take_log(from, &log, to)?;
+        }
         let seen = Checkpoint::at(Position(self.reached.get()));
         changes.retain(|change| !seen.has_reached(change.position));
         let keys: Vec<_> = changes.iter().map(|change| change.key.clone()).collect();
@@ -575,8 +685,11 @@ impl Inner {
     fn carry(&self) {
         while let Some(load) = self.recent.next_load() {
             let generation = self.generation.load(Ordering::Acquire);
-            match self.write(&load.rows, load.to) {
-                Ok(()) => self.recent.carried(&load),
+            match self.write(&load.rows, load.to, generation) {
+                Ok(()) => {
+                    self.recent.carried(&load);
+                    self.advance_log(load.to, generation);
+                }
                 Err(error @ StoreError::Corrupt { .. }) => self.rebuild(generation, &error),
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "the views could not be written; it is tried again");
@@ -586,13 +699,44 @@ impl Inner {
         }
     }
 
+    /// Makes the indexes of texts, until the views are closed.
+    fn index_texts(&self) {
+        while !self.is_closing.load(Ordering::Acquire) {
+            match self.read_log(LogViews::index_some) {
+                Ok(true) => std::thread::yield_now(),
+                Ok(false) => std::thread::park_timeout(RETRY),
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "texts could not be indexed; it is tried again");
+                    std::thread::park_timeout(RETRY);
+                }
+            }
+        }
+    }
+
+    /// Tells the event log's file how far the views are: what comes with log events does
+    /// so at once, and what comes without is not worth a write each time.
+    fn advance_log(&self, to: Position, generation: u64) {
+        let mut writer = self.log_views.lock();
+        if self.generation.load(Ordering::Acquire) != generation {
+            return;
+        }
+        if let Err(error) = self.log_views.advance(&mut writer, to) {
+            tracing::warn!(error = %error.chain(), "the views of the event log do not know how far they are");
+        }
+    }
+
     /// Writes rows, some in a transaction; the last of them together with the
     /// checkpoint. A small load is one transaction.
-    fn write(&self, rows: &BTreeMap<Key, RecentRow>, to: Position) -> Result<(), StoreError> {
+    ///
+    /// Views that were made anew meanwhile are left alone.
+    fn write(&self, rows: &BTreeMap<Key, RecentRow>, to: Position, generation: u64) -> Result<(), StoreError> {
         let closed = || StoreError::Unavailable { what: "the views", source: None };
         let mut rows = rows.iter().peekable();
         loop {
             let mut writer = self.writer.lock();
+            if self.generation.load(Ordering::Acquire) != generation {
+                return Ok(());
+            }
             let _writing = self.begin_write();
             let transaction = writer.as_mut().ok_or_else(closed)?.transaction().map_err(failed)?;
             write_rows(&transaction, rows.by_ref().take(ROWS_AT_ONCE)).map_err(failed)?;
@@ -694,6 +838,62 @@ impl ViewReader for SqliteViews {
 }
 
 #[async_trait]
+impl LogReader for SqliteViews {
+    /// Some pages of a file, as for an answer.
+    async fn event(&self, which: EventRef) -> Result<Seen<Option<Record>>, StoreError> {
+        self.0.look(|log| log.event(which))
+    }
+
+    async fn events(&self, query: EventsQuery) -> Result<Seen<EventsPage>, StoreError> {
+        self.look(move |log| log.events(&query)).await
+    }
+
+    async fn count(&self, filter: &Filter) -> Result<Seen<u64>, StoreError> {
+        let filter = filter.clone();
+        self.look(move |log| log.count(&filter)).await
+    }
+
+    async fn stats(&self, query: StatsQuery) -> Result<Seen<Option<Vec<StatsRow>>>, StoreError> {
+        self.look(move |log| log.stats(&query)).await
+    }
+
+    /// The position that is seen is that of before, so that what comes in between is
+    /// not passed over.
+    async fn changes(&self, after: Position, limit: usize) -> Result<Seen<Vec<EventChange>>, StoreError> {
+        let to = Position(self.0.reached.get());
+        let seen = self.look(move |log| log.changes(after, to, limit)).await?;
+        Ok(Seen { position: to, ..seen })
+    }
+
+    async fn session(&self, id: Uuid) -> Result<Seen<Option<Arc<Session>>>, StoreError> {
+        self.0.look(|log| Ok(log.session(id)?.map(Arc::new)))
+    }
+
+    async fn sessions(&self, query: ListQuery) -> Result<Seen<Page<Arc<Session>>>, StoreError> {
+        self.look(move |log| log.sessions(query)).await
+    }
+
+    async fn rejection(&self, number: u64) -> Result<Seen<Option<Arc<Rejection>>>, StoreError> {
+        self.0.look(|log| Ok(log.rejection(number)?.map(Arc::new)))
+    }
+
+    async fn rejections(&self, query: ListQuery) -> Result<Seen<Page<Arc<Rejection>>>, StoreError> {
+        self.look(move |log| log.rejections(query)).await
+    }
+}
+
+impl SqliteViews {
+    /// A read that may touch many pages, away from the async threads.
+    async fn look<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&LogViews) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<Seen<T>, StoreError> {
+        let inner = self.0.clone();
+        blocking(move || inner.look(read)).await
+    }
+}
+
+#[async_trait]
 impl ViewWriter for SqliteViews {
     async fn resume(&self, _log: LogId, _end: Position) -> Result<Checkpoint, StoreError> {
         Ok(Checkpoint::at(self.0.recent.position()))
@@ -701,7 +901,7 @@ impl ViewWriter for SqliteViews {
 
     async fn apply(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
         let inner = self.0.clone();
-        blocking(move || inner.take(from, changes.answers, to)).await
+        blocking(move || inner.take(from, changes, to)).await
     }
 
     async fn interrupted(&self) {

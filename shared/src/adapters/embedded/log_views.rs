@@ -1,0 +1,377 @@
+//! The event log's half of the views: a SQLite file of its own.
+//!
+//! A batch of changes is one transaction, together with the position that it leads
+//! to, so the file is never torn and can be read right away. It is not synced: a power
+//! cut may take its last transactions, and then projecting resumes where it is.
+
+mod condition;
+mod counts;
+mod lists;
+mod page;
+mod plan;
+mod segments;
+mod snapshot;
+mod tables;
+mod text;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use rusqlite::{Connection, OpenFlags, params};
+use uuid::Uuid;
+
+use self::segments::{Segment, of_number};
+use self::snapshot::{Reader, Snapshot};
+use self::text::Indexing;
+use super::views::{failed, remove, size};
+use crate::domain::filter::Filter;
+use crate::domain::log_event::{Rejection, Session};
+use crate::domain::projection::{EventChange, LogChange};
+use crate::domain::stream::Position;
+use crate::ports::{
+    EventRef, EventsPage, EventsQuery, ListQuery, LogId, Page, Record, StatsQuery, StatsRow, StoreError,
+};
+
+/// The version of the tables. Another one in the file: the views are rebuilt.
+const FORMAT: i64 = 1;
+/// Events in a segment.
+pub(super) const SEGMENT_EVENTS: u64 = 256 * 1024;
+/// Page cache of the writing connection and of each reading one, in KiB.
+const WRITER_CACHE_KIB: i64 = 128 * 1024;
+const READER_CACHE_KIB: i64 = 16 * 1024;
+/// Reading connections that are kept open.
+const READERS: usize = 4;
+/// Statements that a connection keeps prepared: some for each segment.
+const STATEMENTS: usize = 512;
+/// Rows that are checked in one go.
+const CHECK_ROWS: usize = 10_000;
+
+const CLOSED: StoreError = StoreError::Unavailable { what: "the views", source: None };
+
+/// The event log's views in a file.
+pub(super) struct LogViews {
+    path: PathBuf,
+    log: LogId,
+    segment_events: u64,
+    /// None once the views are closed, or when they could not be made anew.
+    writer: Mutex<Option<Writer>>,
+    readers: Mutex<Vec<Reader>>,
+    /// Grows whenever the file is made anew.
+    generation: AtomicU64,
+    /// A position that covers all that can be seen in the file.
+    covered: AtomicU64,
+}
+
+/// The connection that writes, and what it knows about the file.
+pub(super) struct Writer {
+    connection: Connection,
+    position: Position,
+    segments: Vec<Segment>,
+    indexing: Option<Indexing>,
+}
+
+impl LogViews {
+    /// The file of a log as it is, and how far it is, if it can be used.
+    pub(super) fn existing(
+        path: &Path,
+        log: LogId,
+        end: Position,
+        check_whole: bool,
+        segment_events: u64,
+    ) -> Result<Self, String> {
+        if !path.exists() {
+            return Err("there are none of the event log".into());
+        }
+        let damaged = |error: rusqlite::Error| format!("those of the event log are damaged: {error}");
+        let connection = connect(path, WRITER_CACHE_KIB).map_err(damaged)?;
+        let (format, of, position) = connection
+            .query_row("SELECT format, log, position FROM views", [], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, Position(row.get(2)?)))
+            })
+            .map_err(damaged)?;
+        if format != FORMAT {
+            return Err(format!("the format of those of the event log is {format}, not {FORMAT}"));
+        }
+        if of != log.0.to_string() {
+            return Err(format!("those of the event log belong to log {of}, not to {}", log.0));
+        }
+        if position > end {
+            return Err(format!("those of the event log are at {position}, ahead of the log, which ends at {end}"));
+        }
+        let broken = |error: StoreError| format!("those of the event log are damaged: {}", error.chain());
+        if check_whole {
+            super::views::check_pages(&connection)?;
+        }
+        let segments = segments::read(&connection).map_err(broken)?;
+        let views =
+            Self::new(path, log, segment_events, Some(Writer { connection, position, segments, indexing: None }));
+        if check_whole {
+            views.check().map_err(broken)?;
+            // What it has read need not stay in memory.
+            views.readers.lock().clear();
+        }
+        Ok(views)
+    }
+
+    /// Throws away what is there and makes an empty file.
+    pub(super) fn create(path: &Path, log: LogId, segment_events: u64) -> rusqlite::Result<Self> {
+        let writer = Writer::create(path, log)?;
+        Ok(Self::new(path, log, segment_events, Some(writer)))
+    }
+
+    fn new(path: &Path, log: LogId, segment_events: u64, writer: Option<Writer>) -> Self {
+        let position = writer.as_ref().map_or(0, |writer| writer.position.0);
+        Self {
+            path: path.into(),
+            log,
+            segment_events,
+            writer: Mutex::new(writer),
+            readers: Mutex::default(),
+            generation: AtomicU64::new(0),
+            covered: AtomicU64::new(position),
+        }
+    }
+
+    /// Bytes on disk.
+    pub(super) fn size(&self) -> u64 {
+        size(&self.path)
+    }
+
+    /// A position that covers all that has been read before this is called.
+    pub(super) fn covered(&self) -> Position {
+        Position(self.covered.load(Ordering::Acquire))
+    }
+
+    /// To be held while the file is written or made anew.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<Writer>> {
+        self.writer.lock()
+    }
+
+    /// Writes changes in the order of the log, but those that the file has seen.
+    pub(super) fn apply(
+        &self,
+        writer: &mut Option<Writer>,
+        changes: &[LogChange],
+        to: Position,
+    ) -> Result<(), StoreError> {
+        let writer = writer.as_mut().ok_or(CLOSED)?;
+        let unseen = changes.partition_point(|change| change.position() <= writer.position);
+        if to <= writer.position {
+            return Ok(());
+        }
+        self.covered.fetch_max(to.0, Ordering::AcqRel);
+        writer.apply(&changes[unseen..], to, self.segment_events)
+    }
+
+    /// Makes some more of the indexes of texts; whether there is more to do.
+    pub(super) fn index_some(&self) -> Result<bool, StoreError> {
+        let mut writer = self.lock();
+        let Writer { connection, segments, indexing, .. } = writer.as_mut().ok_or(CLOSED)?;
+        text::index_some(connection, segments, indexing)
+    }
+
+    /// Notes that there are no changes up to a position.
+    pub(super) fn advance(&self, writer: &mut Option<Writer>, to: Position) -> Result<(), StoreError> {
+        self.apply(writer, &[], to)
+    }
+
+    /// How far the file is.
+    pub(super) fn position(&self) -> Position {
+        self.lock().as_ref().map_or(Position::START, |writer| writer.position)
+    }
+
+    /// Empties the file.
+    pub(super) fn recreate(&self, writer: &mut Option<Writer>) -> rusqlite::Result<()> {
+        *writer = None;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.readers.lock().clear();
+        *writer = Some(Writer::create(&self.path, self.log)?);
+        self.covered.store(0, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn close(&self) {
+        self.readers.lock().clear();
+        if let Some(writer) = self.lock().take()
+            && let Err((_, error)) = writer.connection.close()
+        {
+            tracing::warn!(error = %error, "the views of the event log could not be closed");
+        }
+    }
+
+    /// Runs a read on a connection of the pool.
+    fn read<T>(&self, read: impl FnOnce(&mut Snapshot<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let now = self.generation.load(Ordering::Acquire);
+        let pooled = self.readers.lock().pop().filter(|reader| reader.generation == now);
+        let reader = match pooled {
+            Some(reader) => reader,
+            None => connect(&self.path, READER_CACHE_KIB)
+                .and_then(|connection| Reader::new(connection, now))
+                .map_err(failed)?,
+        };
+        let found = read(&mut Snapshot::new(&reader)?)?;
+        let mut readers = self.readers.lock();
+        if readers.len() < READERS && self.generation.load(Ordering::Acquire) == now {
+            readers.push(reader);
+        }
+        Ok(found)
+    }
+
+    pub(super) fn event(&self, which: EventRef) -> Result<Option<Record>, StoreError> {
+        self.read(|snapshot| {
+            let number = match which {
+                EventRef::Number(number) => Some(number),
+                EventRef::Id(id) => page::number_of(snapshot, id)?,
+            };
+            let found = number.map(|number| page::record(snapshot, number)).transpose()?.flatten();
+            Ok(found.map(|(record, _)| record))
+        })
+    }
+
+    pub(super) fn events(&self, query: &EventsQuery) -> Result<EventsPage, StoreError> {
+        self.read(|snapshot| page::page(snapshot, query))
+    }
+
+    pub(super) fn count(&self, filter: &Filter) -> Result<u64, StoreError> {
+        self.read(|snapshot| counts::count(snapshot, filter))
+    }
+
+    pub(super) fn stats(&self, query: &StatsQuery) -> Result<Option<Vec<StatsRow>>, StoreError> {
+        self.read(|snapshot| counts::stats(snapshot, query))
+    }
+
+    pub(super) fn changes(&self, after: Position, to: Position, limit: usize) -> Result<Vec<EventChange>, StoreError> {
+        self.read(|snapshot| lists::changes(snapshot, after, to, limit))
+    }
+
+    pub(super) fn session(&self, id: Uuid) -> Result<Option<Session>, StoreError> {
+        self.read(|snapshot| lists::session(snapshot.connection(), id))
+    }
+
+    pub(super) fn sessions(&self, query: ListQuery) -> Result<Page<Arc<Session>>, StoreError> {
+        self.read(|snapshot| lists::sessions(snapshot.connection(), query))
+    }
+
+    pub(super) fn rejection(&self, number: u64) -> Result<Option<Rejection>, StoreError> {
+        self.read(|snapshot| lists::rejection(snapshot.connection(), number))
+    }
+
+    pub(super) fn rejections(&self, query: ListQuery) -> Result<Page<Arc<Rejection>>, StoreError> {
+        self.read(|snapshot| lists::rejections(snapshot.connection(), query))
+    }
+
+    /// Reads every row and checks its checksum; some at a time, so that the file's own
+    /// log can be emptied in between.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        for segment in self.read(|snapshot| snapshot.segments())?.iter() {
+            let mut after = None;
+            loop {
+                let (last, rows) = self
+                    .read(|snapshot| tables::check_events(snapshot.connection(), segment.ordinal, after, CHECK_ROWS))?;
+                after = last.or(after);
+                if rows < CHECK_ROWS {
+                    break;
+                }
+            }
+        }
+        self.read(|snapshot| tables::check_others(snapshot.connection()))
+    }
+}
+
+impl Writer {
+    fn create(path: &Path, log: LogId) -> rusqlite::Result<Self> {
+        remove(path)?;
+        let mut connection = connect(path, WRITER_CACHE_KIB)?;
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(tables::SCHEMA)?;
+        transaction.execute("INSERT INTO views VALUES (1, ?1, ?2, 0)", params![FORMAT, log.0.to_string()])?;
+        transaction.commit()?;
+        Ok(Self { connection, position: Position::START, segments: Vec::new(), indexing: None })
+    }
+
+    fn apply(&mut self, changes: &[LogChange], to: Position, segment_events: u64) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction().map_err(failed)?;
+        let mut segments = self.segments.clone();
+        let mut batch = Batch { connection: &transaction, segments: &mut segments, segment_events };
+        changes.iter().try_for_each(|change| batch.write(change))?;
+        for segment in segments.iter().zip(0..).filter(|(segment, at)| self.segments.get(*at) != Some(*segment)) {
+            segments::write(&transaction, segment.0)?;
+        }
+        transaction
+            .prepare_cached("UPDATE views SET position = ?1")
+            .and_then(|mut update| update.execute([to.0]))
+            .map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+        self.segments = segments;
+        self.position = to;
+        Ok(())
+    }
+}
+
+/// A transaction of changes.
+struct Batch<'a> {
+    connection: &'a Connection,
+    segments: &'a mut Vec<Segment>,
+    segment_events: u64,
+}
+
+impl Batch<'_> {
+    fn write(&mut self, change: &LogChange) -> Result<(), StoreError> {
+        match change {
+            LogChange::Event(change) => self.put(change),
+            LogChange::Session(session) => tables::insert_session(self.connection, session),
+            LogChange::Rejection(rejection) => tables::insert_rejection(self.connection, rejection),
+        }
+    }
+
+    fn put(&mut self, change: &EventChange) -> Result<(), StoreError> {
+        let EventChange { id, number, event, revision, position } = change;
+        let is_recording = *number == position.0 && event.is_some();
+        let at = self.segment_of(*number, is_recording)?;
+        let segment = &mut self.segments[at];
+        if !is_recording {
+            segment.count -= tables::remove_event(self.connection, segment.ordinal, *number)?;
+            tables::insert_amended(self.connection, *position, *number, *id, *revision, event.is_none())?;
+        }
+        if let Some(event) = event {
+            tables::insert_event(self.connection, segment.ordinal, event, *revision, *position)?;
+            segment.count += 1;
+            segment.reach(event.members.timestamp, event.created_at);
+        }
+        Ok(())
+    }
+
+    /// Where the event with a number belongs. A recording behind a full segment begins
+    /// a new one: no number that came before is as large.
+    fn segment_of(&mut self, number: u64, is_recording: bool) -> Result<usize, StoreError> {
+        match (of_number(self.segments, number), self.segments.last()) {
+            (_, None) => self.begin(0, 0),
+            (_, Some(last)) if is_recording && last.count >= self.segment_events => {
+                let next = last.ordinal + 1;
+                self.begin(next, number)
+            }
+            (found, Some(_)) => Ok(found.unwrap_or(0)),
+        }
+    }
+
+    fn begin(&mut self, ordinal: usize, first: u64) -> Result<usize, StoreError> {
+        self.segments.push(segments::create(self.connection, ordinal, first)?);
+        Ok(self.segments.len() - 1)
+    }
+}
+
+fn connect(path: &Path, cache_kib: i64) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}

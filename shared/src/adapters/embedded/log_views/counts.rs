@@ -1,0 +1,94 @@
+//! Counts of events, whole and by time and member.
+
+use std::collections::BTreeMap;
+
+use rusqlite::types::{Value, ValueRef};
+use uuid::Uuid;
+
+use super::condition::Sql;
+use super::plan::{self, Plan};
+use super::segments::{Segment, Span};
+use super::snapshot::Snapshot;
+use crate::domain::filter::{Field, Filter};
+use crate::domain::time::Timestamp;
+use crate::ports::{StatsQuery, StatsRow, StoreError};
+
+/// How many events match.
+pub(super) fn count(snapshot: &mut Snapshot<'_>, filter: &Filter) -> Result<u64, StoreError> {
+    let plan = Plan::new(filter);
+    let segments = snapshot.segments()?;
+    let mut count = 0;
+    for segment in segments.iter().filter(|segment| plan.concerns(segment)) {
+        if plan.is_time_only && segment.times.is_within(plan.times) {
+            count += segment.count;
+            continue;
+        }
+        for value in plan.values() {
+            snapshot.renew_if_old()?;
+            let sql = statement("count(*)", segment, &plan, value, Sql::default());
+            count += snapshot.query(&sql, |row| row.get::<_, u64>(0))?.into_iter().sum::<u64>();
+        }
+    }
+    Ok(count)
+}
+
+/// How many match in each time bucket with each value of a member.
+pub(super) fn stats(snapshot: &mut Snapshot<'_>, query: &StatsQuery) -> Result<Option<Vec<StatsRow>>, StoreError> {
+    let plan = Plan::new(&query.filter);
+    let segments = snapshot.segments()?;
+    let mut rows = BTreeMap::new();
+    for segment in segments.iter().filter(|segment| plan.concerns(segment)) {
+        for value in plan.values() {
+            snapshot.renew_if_old()?;
+            let mut sql = Sql::default();
+            let interval = sql.bind(query.interval);
+            let wanted = format!("bucket(timestamp, {interval}), {}, count(*)", query.by.name());
+            let mut sql = statement(&wanted, segment, &plan, value, sql);
+            // One more than is asked for: so that it is known to be too many.
+            let limit = sql.bind(i64::try_from(query.limit).unwrap_or(i64::MAX).saturating_add(1));
+            sql.push(&format!(" GROUP BY 1, 2 LIMIT {limit}"));
+            for (start, value, count) in snapshot.query(&sql, |row| {
+                Ok((Timestamp::from_micros(row.get(0)?), text(&query.by, row.get_ref(1)?), row.get::<_, u64>(2)?))
+            })? {
+                *rows.entry((start, value)).or_default() += count;
+            }
+            if rows.len() > query.limit {
+                return Ok(None);
+            }
+        }
+    }
+    let rows = rows.into_iter().map(|((start, value), count)| StatsRow { start, value, count });
+    Ok(Some(rows.collect()))
+}
+
+fn statement(wanted: &str, segment: &Segment, plan: &Plan, value: Option<&Value>, mut sql: Sql) -> Sql {
+    let ordinal = segment.ordinal;
+    let trigrams = plan.trigrams.as_ref().filter(|_| segment.has_text && plan.equality.is_none());
+    let index = match &plan.equality {
+        Some((column, _)) => plan::index(column, ordinal),
+        None if trigrams.is_some() => "NOT INDEXED".into(),
+        None if plan.times != Span::ALL => format!("INDEXED BY by_timestamp_{ordinal}"),
+        None => String::new(),
+    };
+    sql.push(&format!("SELECT {wanted} FROM events_{ordinal} {index} WHERE "));
+    sql.equality(plan, value);
+    if let Some(trigrams) = trigrams {
+        sql.has_trigrams(ordinal, trigrams);
+    }
+    let rest = sql.condition(&plan.rest);
+    sql.push(&rest);
+    sql
+}
+
+/// A member's text as it is counted.
+fn text(field: &Field, value: ValueRef<'_>) -> Option<String> {
+    match (field, value) {
+        (Field::Timestamp | Field::CreatedAt, ValueRef::Integer(micros)) => {
+            Some(Timestamp::from_micros(micros).to_string())
+        }
+        (_, ValueRef::Integer(number)) => Some(number.to_string()),
+        (_, ValueRef::Blob(id)) => Uuid::from_slice(id).ok().map(|id| id.to_string()),
+        (_, ValueRef::Text(text)) => Some(String::from_utf8_lossy(text).into_owned()),
+        (_, ValueRef::Null | ValueRef::Real(_)) => None,
+    }
+}
