@@ -6,6 +6,7 @@
 mod adapters;
 mod esdb;
 mod layers;
+mod log_rate;
 mod model;
 mod mongo;
 mod stored_events;
