@@ -2,6 +2,8 @@
 //! and the bound on what waits. On a log in memory that can be told to conflict.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
 
+mod log;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
