@@ -10,7 +10,7 @@ use super::super::views::failed;
 use super::page::record;
 use super::segments::of_number;
 use super::snapshot::Snapshot;
-use super::tables::{check, damaged, read_rejection, read_session};
+use super::tables::{check, damaged, read_rejection, read_session, signed};
 use crate::adapters::PAGE_BYTES;
 use crate::domain::log_event::{Rejection, Session};
 use crate::domain::projection::EventChange;
@@ -71,7 +71,8 @@ fn recorded(
             let number = row.get(0)?;
             Ok(Latest { position: Position(number), number, deleted: None })
         };
-        let rows = statement.query_map(params![after.0, to.0, limit - found.len()], row).map_err(failed)?;
+        let rows =
+            statement.query_map(params![signed(after.0), signed(to.0), limit - found.len()], row).map_err(failed)?;
         for row in rows {
             found.push(row.map_err(failed)?);
         }
@@ -87,7 +88,7 @@ fn amended(snapshot: &Snapshot<'_>, after: Position, to: Position, limit: usize)
     let sql = "SELECT position, number, id, revision, deleted, checksum FROM amended \
                WHERE position > ?1 AND position <= ?2 ORDER BY position LIMIT ?3";
     let mut statement = snapshot.connection().prepare_cached(sql).map_err(failed)?;
-    let mut rows = statement.query(params![after.0, to.0, limit]).map_err(failed)?;
+    let mut rows = statement.query(params![signed(after.0), signed(to.0), limit]).map_err(failed)?;
     let mut found = Vec::new();
     while let Some(row) = rows.next().map_err(failed)? {
         check(row, 6)?;
@@ -117,7 +118,7 @@ pub(super) fn sessions(connection: &Connection, query: ListQuery) -> Result<Page
 pub(super) fn rejection(connection: &Connection, number: u64) -> Result<Option<Rejection>, StoreError> {
     let sql = "SELECT number, id, created_at, message, data, checksum FROM rejections WHERE number = ?1";
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    let mut rows = statement.query([number]).map_err(failed)?;
+    let mut rows = statement.query([signed(number)]).map_err(failed)?;
     Ok(rows.next().map_err(failed)?.map(read_rejection).transpose()?.map(|(rejection, _)| rejection))
 }
 

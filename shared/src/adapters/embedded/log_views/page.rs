@@ -17,7 +17,7 @@ use super::condition::Sql;
 use super::plan::{self, Plan};
 use super::segments::{Segment, Span, of_number};
 use super::snapshot::Snapshot;
-use super::tables::{EVENT_COLUMNS, read_event};
+use super::tables::{EVENT_COLUMNS, read_event, signed};
 use super::text;
 use crate::adapters::PAGE_BYTES;
 use crate::domain::time::Timestamp;
@@ -66,7 +66,7 @@ pub(super) fn record(snapshot: &mut Snapshot<'_>, number: u64) -> Result<Option<
     let Some(at) = of_number(&segments, number) else { return Ok(None) };
     let sql = format!("SELECT {EVENT_COLUMNS} FROM events_{} WHERE number = ?1", segments[at].ordinal);
     let mut statement = snapshot.connection().prepare_cached(&sql).map_err(failed)?;
-    let mut rows = statement.query([number]).map_err(failed)?;
+    let mut rows = statement.query([signed(number)]).map_err(failed)?;
     rows.next().map_err(failed)?.map(read_event).transpose()
 }
 

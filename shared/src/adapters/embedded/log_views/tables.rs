@@ -168,8 +168,8 @@ pub(super) fn damaged() -> StoreError {
     StoreError::Corrupt { what: "a row of the views".into(), source: None }
 }
 
-fn signed(number: u64) -> i64 {
-    // Positions and revisions are below 2^53.
+pub(super) fn signed(number: u64) -> i64 {
+    // Positions and revisions are below 2^53; what clients ask for may be anything.
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
