@@ -18,6 +18,7 @@ use shared::domain::outcome::Fingerprint;
 use shared::http::health::{self, PingBody};
 use shared::http::lifecycle::Lifecycle;
 use shared::http::routes::labelled;
+use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 
 use commands::Commands;
@@ -57,7 +58,15 @@ pub fn router(write_side: WriteSide) -> Router {
 
 /// What the routes of the write side say of themselves.
 pub fn documented() -> OpenApi {
-    <Documented as utoipa::OpenApi>::openapi()
+    use http::{audit_log, event_logger, events, eye_collector, eye_rest};
+    let log = [
+        events::Documented::openapi(),
+        audit_log::Documented::openapi(),
+        event_logger::Documented::openapi(),
+        eye_rest::Documented::openapi(),
+        eye_collector::Documented::openapi(),
+    ];
+    log.into_iter().fold(Documented::openapi(), OpenApi::merge_from)
 }
 
 #[derive(utoipa::OpenApi)]
@@ -70,6 +79,7 @@ pub fn documented() -> OpenApi {
     http::answers::delete_answer,
     http::history::get_history,
     http::history::get_as_of,
+    http::history::get_event_history,
     get_ping,
 ))]
 struct Documented;

@@ -13,6 +13,7 @@ use axum::routing::get;
 use shared::http::health::{self, PingBody};
 use shared::http::lifecycle::Lifecycle;
 use shared::http::routes::labelled;
+use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 
 use live::Live;
@@ -54,7 +55,15 @@ pub fn router(read_side: ReadSide) -> Router {
 
 /// What the routes of the read side say of themselves.
 pub fn documented() -> OpenApi {
-    <Documented as utoipa::OpenApi>::openapi()
+    use http::{audit_log, event_logger, events, eye_collector, eye_rest};
+    let log = [
+        events::Documented::openapi(),
+        audit_log::Documented::openapi(),
+        event_logger::Documented::openapi(),
+        eye_rest::Documented::openapi(),
+        eye_collector::Documented::openapi(),
+    ];
+    log.into_iter().fold(Documented::openapi(), OpenApi::merge_from)
 }
 
 #[derive(utoipa::OpenApi)]

@@ -15,6 +15,10 @@ use shared::domain::stream::Revision;
 use shared::domain::time::Timestamp;
 use shared::error::Error;
 use shared::http::body::{self, MAX_BODY_BYTES};
+use shared::http::docs::failures::{
+    EventNotFound, InProgress, KeyReused, PreconditionFailed, TooLarge, TooSlow, Unavailable,
+};
+use shared::http::docs::parameters::{CommandHeaders, IdParams, KeyedHeaders};
 use shared::http::error::ApiError;
 use shared::http::headers::condition;
 use shared::http::query::Query;
@@ -23,6 +27,7 @@ use shared::http::routes::{IdPath, labelled};
 use shared::ports::{EventRef, StoreError};
 use shared::wire::cloud_events::{essence, read_binary, read_structured};
 use shared::wire::events::EventJson;
+use shared::wire::events::shapes::{CloudEvent, EmptyBody, EventPatch, NewEvent, NewEvents};
 use shared::wire::new_events::{
     BadEvents, Element, Elements, NewSessionJson, RecordedJson, RejectedJson, read_event, read_patch, read_session,
 };
@@ -32,6 +37,10 @@ use crate::WriteSide;
 use crate::log::{Entry, Stored};
 
 type Side = State<Arc<WriteSide>>;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(post_events, patch_event, delete_event, post_session))]
+pub(crate) struct Documented;
 
 /// The largest body of events.
 const MAX_EVENTS_BYTES: usize = 16 * 1024 * 1024;
@@ -47,6 +56,35 @@ pub(crate) fn routes(side: &Arc<WriteSide>) -> Router {
         .route("/v1/sessions", with_side(post(post_session)))
 }
 
+/// Records events. A bad one of many is rejected alone; nothing acceptable at all is
+/// a 400.
+///
+/// Elements are separate writes: after a 503 some may be stored. Repeated with its
+/// `Idempotency-Key` the request stores the missing ones and answers for all.
+#[utoipa::path(
+    post,
+    path = "/v1/events",
+    tag = "event log",
+    operation_id = "post_events",
+    params(KeyedHeaders),
+    request_body(
+        description = "One event, or up to 10,000 as an array, as lines or as CloudEvents 1.0; at most 16 MiB. A CloudEvent may also come as `ce-` headers with its data as the body",
+        content(
+            (NewEvents = "application/json"),
+            (NewEvent = "application/x-ndjson", example = "{\"name\":\"started\"}\n{\"name\":\"stopped\"}\n"),
+            (CloudEvent = "application/cloudevents+json"),
+            (Vec<CloudEvent> = "application/cloudevents-batch+json"),
+        ),
+    ),
+    responses(
+        (status = 202, description = "What was recorded, and what was not", body = RecordedJson, headers(("Event-Position"))),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 /// `POST /v1/events`.
 pub(crate) async fn post_events(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
@@ -189,7 +227,25 @@ fn partly(error: Error, some_are_stored: bool) -> Error {
     }
 }
 
-/// `PATCH /v1/events/{id}`.
+/// Changes a log event by a merge patch (RFC 7396).
+#[utoipa::path(
+    patch,
+    path = "/v1/events/{id}",
+    tag = "event log",
+    operation_id = "patch_event",
+    params(IdParams, CommandHeaders),
+    request_body(content = EventPatch, content_type = "application/merge-patch+json"),
+    responses(
+        (status = 200, description = "The event", body = EventJson<'static>, headers(("ETag"), ("Event-Position"))),
+        (status = 404, response = EventNotFound),
+        (status = 412, response = PreconditionFailed),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn patch_event(
     State(side): Side,
     IdPath(id): IdPath,
@@ -206,7 +262,24 @@ pub(crate) async fn patch_event(
     Ok(json(StatusCode::OK, &EventJson::from(&*record.event), tell))
 }
 
-/// `DELETE /v1/events/{id}`; what its body says does not matter.
+/// Deletes a log event. What the body says does not matter.
+#[utoipa::path(
+    delete,
+    path = "/v1/events/{id}",
+    tag = "event log",
+    operation_id = "delete_event",
+    params(IdParams, CommandHeaders),
+    responses(
+        (status = 204, description = "The event is gone; its history stays", headers(("ETag"), ("Event-Position"))),
+        (status = 404, response = EventNotFound),
+        (status = 412, response = PreconditionFailed),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn delete_event(
     State(side): Side,
     IdPath(id): IdPath,
@@ -222,7 +295,23 @@ pub(crate) async fn delete_event(
     Ok(with(StatusCode::NO_CONTENT, None, Body::empty(), tell))
 }
 
-/// `POST /v1/sessions`.
+/// Registers a session.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions",
+    tag = "event log",
+    operation_id = "post_session",
+    params(KeyedHeaders),
+    request_body(content = Option<EmptyBody>),
+    responses(
+        (status = 201, description = "The session", body = NewSessionJson, headers(("ETag"), ("Event-Position"))),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn post_session(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, MAX_BODY_BYTES).await?;

@@ -13,11 +13,16 @@ use bytes::Bytes;
 use shared::clock;
 use shared::domain::log_event::Amendment;
 use shared::http::body::{self, MAX_BODY_BYTES};
+use shared::http::docs::failures::{
+    EventNotFound, InProgress, KeyReused, PreconditionFailed, TooLarge, TooSlow, Unavailable,
+};
+use shared::http::docs::parameters::{CommandHeaders, KeyedHeaders, NumberParams};
 use shared::http::error::ApiError;
 use shared::http::headers::condition;
 use shared::http::response::{Tell, json, with};
 use shared::http::routes::{NumberPath, labelled};
 use shared::ports::EventRef;
+use shared::wire::eye_rest::shapes::{NewSession, SentEvent, SentPatch};
 use shared::wire::eye_rest::{ACCEPTED, BadEvent, EventBody, SessionBody, Values, read_event, read_session};
 use shared::wire::sent::{Needs, sent};
 
@@ -26,6 +31,10 @@ use crate::WriteSide;
 use crate::log::{Entry, Refuse};
 
 type Side = State<Arc<WriteSide>>;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(post_session, post_event, put_event, patch_event, delete_event))]
+pub(crate) struct Documented;
 
 /// Its routes.
 pub(crate) fn routes(side: &Arc<WriteSide>) -> Router {
@@ -40,7 +49,23 @@ pub(crate) fn routes(side: &Arc<WriteSide>) -> Router {
         .route("/events/{number}/", event())
 }
 
-/// `POST /sessions/`.
+/// Registers a session: with the id that the body names, or a new one.
+#[utoipa::path(
+    post,
+    path = "/sessions/",
+    tag = "The Eye",
+    operation_id = "register_session",
+    params(KeyedHeaders),
+    request_body(content = Option<NewSession>),
+    responses(
+        (status = 201, description = "The session", body = SessionBody, headers(("Event-Position"))),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 async fn post_session(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
     let (parts, bytes) = whole(request).await?;
     let keyed = keyed(&parts, "/sessions/", &bytes)?;
@@ -51,6 +76,24 @@ async fn post_session(State(side): Side, request: Request<Body>) -> Result<Respo
     Ok(json(StatusCode::CREATED, &SessionBody::from(&*session), tell))
 }
 
+/// Sends an event in. What is no good becomes an error record, with the same answer.
+///
+#[utoipa::path(
+    post,
+    path = "/events/",
+    tag = "The Eye",
+    operation_id = "send_event",
+    params(KeyedHeaders),
+    request_body(content = SentEvent),
+    responses(
+        (status = 200, description = "It, or its error record, is durable", body = String, content_type = "application/json", headers(("Event-Position")), example = json!("Event will be created after validation")),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 /// `POST /events/`. The answer is the same for an event and for an error record.
 async fn post_event(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
     let (parts, bytes) = whole(request).await?;
@@ -67,7 +110,25 @@ async fn post_event(State(side): Side, request: Request<Body>) -> Result<Respons
     Ok(json(StatusCode::OK, &ACCEPTED, tell))
 }
 
-/// `PUT /events/{number}/`.
+/// Replaces an event.
+#[utoipa::path(
+    put,
+    path = "/events/{number}/",
+    tag = "The Eye",
+    operation_id = "put_event",
+    params(NumberParams, CommandHeaders),
+    request_body(content = SentEvent),
+    responses(
+        (status = 200, description = "The event", body = EventBody<'static>, headers(("ETag"), ("Event-Position"))),
+        (status = 404, response = EventNotFound),
+        (status = 412, response = PreconditionFailed),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 async fn put_event(
     State(side): Side,
     NumberPath(number): NumberPath,
@@ -76,7 +137,25 @@ async fn put_event(
     amend(&side, number, request, Needs::All).await
 }
 
-/// `PATCH /events/{number}/`.
+/// Changes some members of an event.
+#[utoipa::path(
+    patch,
+    path = "/events/{number}/",
+    tag = "The Eye",
+    operation_id = "change_event",
+    params(NumberParams, CommandHeaders),
+    request_body(content = SentPatch),
+    responses(
+        (status = 200, description = "The event", body = EventBody<'static>, headers(("ETag"), ("Event-Position"))),
+        (status = 404, response = EventNotFound),
+        (status = 412, response = PreconditionFailed),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
 async fn patch_event(
     State(side): Side,
     NumberPath(number): NumberPath,
@@ -105,7 +184,25 @@ async fn amend(side: &WriteSide, number: u64, request: Request<Body>, needs: Nee
     Ok(json(StatusCode::OK, &EventBody::from(&*record.event), tell))
 }
 
-/// `DELETE /events/{number}/`; what its body says does not matter.
+/// Deletes an event.
+#[utoipa::path(
+    delete,
+    path = "/events/{number}/",
+    tag = "The Eye",
+    operation_id = "remove_event",
+    params(NumberParams, CommandHeaders),
+    responses(
+        (status = 204, description = "The event is gone; its history stays", headers(("ETag"), ("Event-Position"))),
+        (status = 404, response = EventNotFound),
+        (status = 412, response = PreconditionFailed),
+        (status = 408, response = TooSlow),
+        (status = 409, response = InProgress),
+        (status = 413, response = TooLarge),
+        (status = 422, response = KeyReused),
+        (status = 503, response = Unavailable),
+    ),
+)]
+/// What its body says does not matter.
 async fn delete_event(
     State(side): Side,
     NumberPath(number): NumberPath,

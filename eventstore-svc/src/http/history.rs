@@ -15,8 +15,8 @@ use shared::domain::answer::UnreadableEvent;
 use shared::domain::stream::{RecordedEvent, Revision, StreamId};
 use shared::domain::time::Timestamp;
 use shared::error::Error;
-use shared::http::docs::failures::{KeyNotFound, Unavailable};
-use shared::http::docs::parameters::{Awaiting, CachedHeaders, KeyParams};
+use shared::http::docs::failures::{EventNotFound, KeyNotFound, Unavailable};
+use shared::http::docs::parameters::{Awaiting, CachedHeaders, IdParams, KeyParams};
 use shared::http::error::ApiError;
 use shared::http::headers::{accepts, await_position, if_none_match, last_event_id};
 use shared::http::query::Query;
@@ -25,6 +25,7 @@ use shared::http::routes::{IdPath, KeyPath};
 use shared::ports::Direction;
 use shared::wire::answers::shapes::AnswerEvent;
 use shared::wire::answers::{AnswerJson, write_event};
+use shared::wire::events::shapes::LogEventChange;
 use shared::wire::events::write_log_event;
 use shared::wire::history::Detail;
 use utoipa::{IntoParams, ToSchema};
@@ -134,7 +135,7 @@ struct Past {
         (
             status = 200,
             description = "The events; `ETag` is the newest revision, `Event-Position` that of the newest event shown",
-            content((Vec<AnswerEvent<'static>> = "application/json"), (String = "text/event-stream")),
+            content((Vec<AnswerEvent<'static>> = "application/json"), (serde_json::Value = "text/event-stream")),
             headers(("ETag"), ("Event-Position")),
         ),
         (status = 304, description = "`If-None-Match` names the newest revision", headers(("ETag"), ("Event-Position"))),
@@ -153,7 +154,28 @@ pub(crate) async fn get_history(
     show(&side, past, &query, &headers).await
 }
 
-/// `GET /v1/events/{id}/history`.
+/// Everything that happened to a log event, each time as it was from then on.
+///
+/// With `Accept: text/event-stream` it comes as server-sent events, as an answer's
+/// history does.
+#[utoipa::path(
+    get,
+    path = "/v1/events/{id}/history",
+    tag = "event log",
+    operation_id = "get_event_history",
+    params(IdParams, HistoryParams, CachedHeaders, Awaiting, ResumeHeaders),
+    responses(
+        (
+            status = 200,
+            description = "The events; `ETag` is the newest revision, `Event-Position` that of the newest event shown",
+            content((Vec<LogEventChange> = "application/json"), (serde_json::Value = "text/event-stream")),
+            headers(("ETag"), ("Event-Position")),
+        ),
+        (status = 304, description = "`If-None-Match` names the newest revision", headers(("ETag"), ("Event-Position"))),
+        (status = 404, response = EventNotFound),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn get_event_history(
     State(side): Side,
     IdPath(id): IdPath,

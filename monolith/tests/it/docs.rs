@@ -69,7 +69,8 @@ async fn each_documented_path_has_the_documented_methods(storage: Storage) {
         if methods.contains("GET") {
             methods.insert("HEAD".into());
         }
-        let some = path.replace("{key}", "k");
+        let id = "00000000-0000-4000-8000-000000000000";
+        let some = path.replace("{key}", "k").replace("{id}", id).replace("{number}", "1");
         let allowed = app.call("OPTIONS", &some).send().await.status(204).allow();
         assert_eq!(allowed.into_iter().collect::<BTreeSet<_>>(), methods, "{path}");
     }
@@ -125,6 +126,10 @@ async fn the_document_names_what_each_process_serves(storage: Storage) {
         assert_eq!(has("/answers", "POST"), writes, "{name}");
         assert_eq!(has("/answers/{key}/history", "GET"), writes, "{name}");
         assert_eq!(has("/answers", "GET"), reads, "{name}");
+        for path in ["/v1/events", "/event", "/events/", "/api/event/", "/sessions/"] {
+            assert_eq!((has(path, "POST"), has(path, "GET")), (writes, reads), "{name}: {path}");
+        }
+        assert_eq!((has("/api/write", "POST"), has("/api/read", "GET")), (writes, reads), "{name}");
         for path in ["/docs/", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/start.js"] {
             let reply = app.client.get(format!("http://{address}{path}")).send().await.unwrap();
             assert_eq!(reply.status(), 200, "{name}: {path}");

@@ -8,16 +8,22 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
 use futures::{StreamExt, stream};
-use shared::http::error::ApiError;
+use shared::http::docs::parameters::Awaiting;
+use shared::http::error::{ApiError, ProblemBody};
 use shared::http::headers::await_position;
 use shared::http::list::{List, write_json};
 use shared::http::query::Query;
 use shared::http::response::{JSON, Tell, with};
 use shared::http::routes::labelled;
 use shared::ports::{EventsQuery, From, Order, Record, SortKey, Ties};
+use shared::wire::audit_log::shapes::{LogsPage, ReadParams};
 use shared::wire::audit_log::{ListParams, LogJson, MetadataJson, SortBy, Wrong};
 
 use crate::ReadSide;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(get_read))]
+pub(crate) struct Documented;
 
 /// Its routes.
 pub(crate) fn routes(side: &Arc<ReadSide>) -> Router {
@@ -25,7 +31,29 @@ pub(crate) fn routes(side: &Arc<ReadSide>) -> Router {
     Router::new().route("/api/read", read()).route("/api/read/", read())
 }
 
-/// `GET /api/read`.
+/// Logs in pages that are counted; without `sort`, and on ties, in the order of their ids.
+#[utoipa::path(
+    get,
+    path = "/api/read",
+    tag = "audit log",
+    operation_id = "read_logs",
+    params(ReadParams, Awaiting),
+    responses(
+        (status = 200, description = "A page", body = LogsPage<'static>, headers(("Event-Position"), ("Parked"))),
+        (
+            status = 400, description = "A header is malformed",
+            content((Wrong = "application/json"), (ProblemBody<'static> = "application/problem+json")),
+        ),
+        (
+            status = 422, description = "Parameters that cannot be, each named",
+            content((Wrong = "application/json"), (ProblemBody<'static> = "application/problem+json")),
+        ),
+        (
+            status = 503, description = "Not now",
+            content((Wrong = "application/json"), (ProblemBody<'static> = "application/problem+json")), headers(("Retry-After")),
+        ),
+    ),
+)]
 async fn get_read(
     State(side): State<Arc<ReadSide>>,
     RawQuery(query): RawQuery,

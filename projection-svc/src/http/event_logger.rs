@@ -8,6 +8,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
 use shared::domain::filter::Filter;
+use shared::http::docs::failures::Unavailable;
+use shared::http::docs::parameters::Awaiting;
 use shared::http::error::ApiError;
 use shared::http::headers::await_position;
 use shared::http::list::{List, write_json};
@@ -17,9 +19,14 @@ use shared::http::routes::labelled;
 use shared::ports::{Order, Record, Seen, SortKey, Ties};
 use shared::wire::event_logger::EventJson;
 
+use super::events::FilterParams;
 use crate::ReadSide;
 
 const OLDEST_FIRST: Order = Order { by: SortKey::CreatedAt, descending: false, ties: Ties::Id };
+
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(get_events))]
+pub(crate) struct Documented;
 
 /// Its routes.
 pub(crate) fn routes(side: &Arc<ReadSide>) -> Router {
@@ -27,7 +34,18 @@ pub(crate) fn routes(side: &Arc<ReadSide>) -> Router {
     Router::new().route("/event", events()).route("/event/", events())
 }
 
-/// `GET /event`.
+/// All events, or those that a filter means, oldest first.
+#[utoipa::path(
+    get,
+    path = "/event",
+    tag = "event logger",
+    operation_id = "list_logged_events",
+    params(FilterParams, Awaiting),
+    responses(
+        (status = 200, description = "The events", body = Vec<EventJson<'static>>, headers(("Event-Position"), ("Parked"))),
+        (status = 503, response = Unavailable),
+    ),
+)]
 async fn get_events(
     State(side): State<Arc<ReadSide>>,
     RawQuery(query): RawQuery,

@@ -12,6 +12,8 @@ use axum::response::Response;
 use shared::domain::stream::Position;
 use shared::domain::time::Timestamp;
 use shared::error::Error;
+use shared::http::docs::failures::{EventNotFound, Unavailable};
+use shared::http::docs::parameters::{Awaiting, CachedHeaders, IdParams};
 use shared::http::error::ApiError;
 use shared::http::headers::{await_position, if_none_match};
 use shared::http::query::Query;
@@ -24,8 +26,14 @@ use uuid::Uuid;
 
 use crate::ReadSide;
 use cursor::{Cursor, List};
+use params::{EventsParams, MemberParams, PageParams, StatsParams};
 
+pub(crate) use params::FilterParams;
 pub(crate) use stream::get_stream;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(get_events, get_stats, stream::get_stream, get_event, get_sessions, get_rejections))]
+pub(crate) struct Documented;
 
 type Side = State<Arc<ReadSide>>;
 
@@ -33,7 +41,20 @@ fn at(position: Position) -> Tell {
     Tell { revision: None, position: Some(position) }
 }
 
-/// `GET /v1/events/{id}`.
+/// A log event, as the projection has it.
+#[utoipa::path(
+    get,
+    path = "/v1/events/{id}",
+    tag = "event log",
+    operation_id = "get_event",
+    params(IdParams, CachedHeaders, Awaiting),
+    responses(
+        (status = 200, description = "The event", body = EventJson<'static>, headers(("ETag"), ("Event-Position"), ("Parked"))),
+        (status = 304, description = "`If-None-Match` names its revision", headers(("ETag"), ("Event-Position"))),
+        (status = 404, response = EventNotFound),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn get_event(
     State(side): Side,
     IdPath(id): IdPath,
@@ -52,7 +73,19 @@ pub(crate) async fn get_event(
     Ok(json(StatusCode::OK, &EventJson::from(&*record.event), tell))
 }
 
-/// `GET /v1/events`.
+/// Log events that a filter or members mean, in pages. Any member but `data` and `ce`
+/// may be given, and is compared by equality.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "event log",
+    operation_id = "get_events",
+    params(FilterParams, EventsParams, MemberParams, Awaiting),
+    responses(
+        (status = 200, description = "A page", body = EventsJson<'static>, headers(("Event-Position"), ("Parked"))),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn get_events(
     State(side): Side,
     RawQuery(query): RawQuery,
@@ -85,7 +118,19 @@ async fn long_place(side: &ReadSide, order: Order, id: Uuid, hash: [u8; 32]) -> 
     place.filter(is_same).ok_or_else(changed)
 }
 
-/// `GET /v1/events/stats`.
+/// How many events there are in each interval, by a member. Empty intervals are left
+/// out.
+#[utoipa::path(
+    get,
+    path = "/v1/events/stats",
+    tag = "event log",
+    operation_id = "get_stats",
+    params(FilterParams, StatsParams, Awaiting),
+    responses(
+        (status = 200, description = "The counts", body = StatsJson<'static>, headers(("Event-Position"), ("Parked"))),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn get_stats(
     State(side): Side,
     RawQuery(query): RawQuery,
@@ -140,7 +185,18 @@ fn behind(list: List, created_at: Timestamp, id: Uuid) -> String {
     cursor::write(list, &Place { key: Sorted::Time(created_at), id, number: 0 })
 }
 
-/// `GET /v1/sessions`, oldest first.
+/// Sessions, oldest first, in pages.
+#[utoipa::path(
+    get,
+    path = "/v1/sessions",
+    tag = "event log",
+    operation_id = "get_sessions",
+    params(PageParams, Awaiting),
+    responses(
+        (status = 200, description = "A page", body = SessionsJson, headers(("Event-Position"), ("Parked"))),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn get_sessions(
     State(side): Side,
     RawQuery(query): RawQuery,
@@ -157,7 +213,18 @@ pub(crate) async fn get_sessions(
     Ok(json(StatusCode::OK, &body, at(position)))
 }
 
-/// `GET /v1/rejections`, newest first.
+/// What was sent in by older shapes and refused, newest first, in pages.
+#[utoipa::path(
+    get,
+    path = "/v1/rejections",
+    tag = "event log",
+    operation_id = "get_rejections",
+    params(PageParams, Awaiting),
+    responses(
+        (status = 200, description = "A page", body = RejectionsJson<'static>, headers(("Event-Position"), ("Parked"))),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn get_rejections(
     State(side): Side,
     RawQuery(query): RawQuery,

@@ -9,6 +9,8 @@ use axum::response::Response;
 use axum::routing::get;
 use futures::stream::{self, Stream, TryStreamExt};
 use shared::error::Error;
+use shared::http::docs::failures::{PageNotFound, Unavailable};
+use shared::http::docs::parameters::Awaiting;
 use shared::http::error::ApiError;
 use shared::http::headers::await_position;
 use shared::http::link;
@@ -17,6 +19,7 @@ use shared::http::query::Query;
 use shared::http::response::{JSON, Tell, with};
 use shared::http::routes::labelled;
 use shared::ports::{EventsPage, EventsQuery, From, Order, Record, Seen, SortKey, Ties};
+use shared::wire::eye_collector::shapes::{CollectedPage, CollectorParams};
 use shared::wire::eye_collector::{EventBody, Page, TAIL, query_of_page, read_filter};
 
 use crate::ReadSide;
@@ -32,13 +35,29 @@ const ALLOW: HeaderValue = HeaderValue::from_static("GET, POST, HEAD, OPTIONS");
 /// Errors come in the form that `Accept` asks for.
 const VARY: HeaderValue = HeaderValue::from_static("Accept");
 
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(get_events))]
+pub(crate) struct Documented;
+
 /// Its routes.
 pub(crate) fn routes(side: &Arc<ReadSide>) -> Router {
     let events = || labelled(get(get_events).with_state(side.clone()));
     Router::new().route("/api/event", events()).route("/api/event/", events())
 }
 
-/// `GET /api/event/`.
+/// Events that the parameters mean, newest first, in pages that are counted.
+#[utoipa::path(
+    get,
+    path = "/api/event/",
+    tag = "The Eye's collector",
+    operation_id = "list_collected_events",
+    params(CollectorParams, Awaiting),
+    responses(
+        (status = 200, description = "A page", body = CollectedPage<'static>, headers(("Event-Position"), ("Parked"))),
+        (status = 404, response = PageNotFound),
+        (status = 503, response = Unavailable),
+    ),
+)]
 async fn get_events(
     State(side): State<Arc<ReadSide>>,
     uri: Uri,

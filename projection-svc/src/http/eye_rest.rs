@@ -11,6 +11,8 @@ use axum::routing::{MethodRouter, get};
 use shared::domain::log_event::{Rejection, Session};
 use shared::domain::stream::Position;
 use shared::error::Error;
+use shared::http::docs::failures::{ErrorNotFound, EventNotFound, Unavailable};
+use shared::http::docs::parameters::{Awaiting, CachedHeaders, NumberParams};
 use shared::http::error::ApiError;
 use shared::http::headers::{await_position, if_none_match};
 use shared::http::list::{List, write_json};
@@ -18,6 +20,7 @@ use shared::http::query::Query;
 use shared::http::response::{JSON, Tell, json, not_modified, with};
 use shared::http::routes::{NumberPath, labelled};
 use shared::ports::{EventRef, Order, Record, Seen, SortKey, Ties};
+use shared::wire::eye_rest::shapes::EyeParams;
 use shared::wire::eye_rest::{ErrorBody, EventBody, SessionBody, read_filter};
 
 use crate::ReadSide;
@@ -27,6 +30,10 @@ type Side = State<Arc<ReadSide>>;
 
 /// Newest first; an event's id is its integer id here.
 const NEWEST_FIRST: Order = Order { by: SortKey::Timestamp, descending: true, ties: Ties::NumberDescending };
+
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(get_sessions, get_events, get_event, get_errors, get_error))]
+pub(crate) struct Documented;
 
 /// Its routes.
 pub(crate) fn routes(side: &Arc<ReadSide>) -> Router {
@@ -44,14 +51,36 @@ pub(crate) fn routes(side: &Arc<ReadSide>) -> Router {
         .route("/errors/{number}/", with_side(get(get_error)))
 }
 
-/// `GET /sessions/`.
+/// All sessions, oldest first.
+#[utoipa::path(
+    get,
+    path = "/sessions/",
+    tag = "The Eye",
+    operation_id = "list_sessions",
+    params(Awaiting),
+    responses(
+        (status = 200, description = "The sessions", body = Vec<SessionBody>, headers(("Event-Position"), ("Parked"))),
+        (status = 503, response = Unavailable),
+    ),
+)]
 async fn get_sessions(State(side): Side, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, ApiError> {
     let awaited = awaited(&headers, query.as_deref())?;
     let seen = side.log.all_sessions(false, awaited).await?;
     list(seen, |session: &Arc<Session>, text| write_json(&SessionBody::from(&**session), text)).await
 }
 
-/// `GET /events/`.
+/// All events that the parameters mean, newest first.
+#[utoipa::path(
+    get,
+    path = "/events/",
+    tag = "The Eye",
+    operation_id = "list_events",
+    params(EyeParams, Awaiting),
+    responses(
+        (status = 200, description = "The events", body = Vec<EventBody<'static>>, headers(("Event-Position"), ("Parked"))),
+        (status = 503, response = Unavailable),
+    ),
+)]
 async fn get_events(State(side): Side, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, ApiError> {
     let query = Query::parse(query.as_deref())?;
     let awaited = await_position(&headers, query.last("await"))?;
@@ -60,7 +89,20 @@ async fn get_events(State(side): Side, RawQuery(query): RawQuery, headers: Heade
     list(seen, |record: &Record, text| write_json(&EventBody::from(&*record.event), text)).await
 }
 
-/// `GET /events/{number}/`.
+/// An event.
+#[utoipa::path(
+    get,
+    path = "/events/{number}/",
+    tag = "The Eye",
+    operation_id = "read_event",
+    params(NumberParams, CachedHeaders, Awaiting),
+    responses(
+        (status = 200, description = "The event", body = EventBody<'static>, headers(("ETag"), ("Event-Position"), ("Parked"))),
+        (status = 304, description = "`If-None-Match` names its revision", headers(("ETag"), ("Event-Position"))),
+        (status = 404, response = EventNotFound),
+        (status = 503, response = Unavailable),
+    ),
+)]
 async fn get_event(
     State(side): Side,
     NumberPath(number): NumberPath,
@@ -78,14 +120,37 @@ async fn get_event(
     Ok(json(StatusCode::OK, &EventBody::from(&*record.event), tell))
 }
 
-/// `GET /errors/`.
+/// All error records, newest first.
+#[utoipa::path(
+    get,
+    path = "/errors/",
+    tag = "The Eye",
+    operation_id = "list_errors",
+    params(Awaiting),
+    responses(
+        (status = 200, description = "The error records", body = Vec<ErrorBody<'static>>, headers(("Event-Position"), ("Parked"))),
+        (status = 503, response = Unavailable),
+    ),
+)]
 async fn get_errors(State(side): Side, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, ApiError> {
     let awaited = awaited(&headers, query.as_deref())?;
     let seen = side.log.all_rejections(true, awaited).await?;
     list(seen, |rejection: &Arc<Rejection>, text| write_json(&ErrorBody::from(&**rejection), text)).await
 }
 
-/// `GET /errors/{number}/`.
+/// An error record.
+#[utoipa::path(
+    get,
+    path = "/errors/{number}/",
+    tag = "The Eye",
+    operation_id = "read_error",
+    params(NumberParams, Awaiting),
+    responses(
+        (status = 200, description = "The error record", body = ErrorBody<'static>, headers(("Event-Position"), ("Parked"))),
+        (status = 404, response = ErrorNotFound),
+        (status = 503, response = Unavailable),
+    ),
+)]
 async fn get_error(
     State(side): Side,
     NumberPath(number): NumberPath,

@@ -1,11 +1,14 @@
 //! The shapes of the audit log: the body that it takes, the parameters of its list, its
 //! logs, and its errors, which name the member or parameter that they are about.
 
+pub mod shapes;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
+use utoipa::ToSchema;
 
 use super::time::{parse_time, shortest};
 use crate::domain::filter::{Field, Filter};
@@ -18,7 +21,8 @@ const PAGE_SIZE: u64 = 20;
 const MAX_PAGE_SIZE: u64 = 100;
 
 /// An error as clients see it: what is wrong, by the member or parameter that it is about.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = AuditLogError, example = json!({"error": {"sort": "invalid sort value"}}))]
 pub struct Wrong {
     error: BTreeMap<String, String>,
 }
@@ -139,14 +143,18 @@ fn customer_id(given: Option<Json>, wrong: &mut Wrong) -> Option<i64> {
 }
 
 /// A log as clients see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditLog)]
 pub struct LogJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     id: Option<u64>,
+    #[schema(format = DateTime, example = "2020-11-20T21:20:04.333Z")]
     created_at: String,
     event_name: Option<&'a str>,
     description: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     customer_id: Option<i64>,
 }
 
@@ -170,7 +178,8 @@ impl<'a> LogJson<'a> {
 }
 
 /// The answer to a log that was written.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WrittenAuditLog)]
 pub struct WrittenJson<'a> {
     pub log: LogJson<'a>,
 }

@@ -1,9 +1,12 @@
 //! The shapes of the event logger: the body that it takes, and its events.
 
+pub mod shapes;
+
 use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::log_event::{LogEvent, MAX_DATA_DEPTH, Members};
@@ -168,13 +171,15 @@ fn is_letter(c: char) -> bool {
 }
 
 /// An event as clients see it. What other shapes left out is null.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = LoggedEventOut)]
 pub struct EventJson<'a> {
     id: Uuid,
     email: Option<&'a str>,
     environment: Option<&'a str>,
     component: Option<&'a str>,
     message: Option<&'a str>,
+    #[schema(value_type = Option<Object>)]
     data: Option<&'a Map<String, Json>>,
     /// In whole seconds since 1970, rounded down.
     #[serde(rename = "createdAt")]

@@ -1,9 +1,12 @@
 //! The native shapes of the event log.
 
+pub mod shapes;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::history::{Detail, ElementJson, EventDetail};
@@ -14,10 +17,13 @@ use crate::domain::stream::RecordedEvent;
 use crate::domain::time::Timestamp;
 
 /// A log event as clients see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = LogEvent)]
 pub struct EventJson<'a> {
     pub id: Uuid,
+    #[schema(format = DateTime)]
     pub timestamp: String,
+    #[schema(format = DateTime)]
     pub created_at: String,
     pub name: Option<&'a str>,
     pub category: Option<&'a str>,
@@ -28,7 +34,9 @@ pub struct EventJson<'a> {
     pub customer_id: Option<i64>,
     pub session_id: Option<Uuid>,
     pub source: Option<&'a str>,
+    #[schema(value_type = Option<Object>)]
     pub data: Option<&'a Map<String, Json>>,
+    #[schema(value_type = Option<Object>)]
     pub ce: Option<&'a Map<String, Json>>,
 }
 
@@ -56,14 +64,16 @@ impl<'a> From<&'a LogEvent> for EventJson<'a> {
 }
 
 /// A page of log events.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = LogEventsPage)]
 pub struct EventsJson<'a> {
     pub events: Vec<EventJson<'a>>,
     pub next: Option<String>,
 }
 
 /// A log event that is gone.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeletedLogEvent)]
 pub struct DeletedJson {
     pub id: Uuid,
 }
@@ -85,7 +95,8 @@ pub fn write_log_event(recorded: &RecordedEvent, detail: Detail, into: &mut Vec<
 }
 
 /// How many log events there are by time and a member.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Stats)]
 pub struct StatsJson<'a> {
     pub interval: &'a str,
     pub by: &'a str,
@@ -94,7 +105,8 @@ pub struct StatsJson<'a> {
 }
 
 /// What lies within an interval.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = StatsBucket)]
 pub struct BucketJson {
     pub start: String,
     pub count: u64,
@@ -118,7 +130,8 @@ impl BucketJson {
 }
 
 /// A session.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
 pub struct SessionJson {
     pub id: Uuid,
     pub created_at: String,
@@ -131,17 +144,20 @@ impl From<&Session> for SessionJson {
 }
 
 /// A page of sessions.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = SessionsPage)]
 pub struct SessionsJson {
     pub sessions: Vec<SessionJson>,
     pub next: Option<String>,
 }
 
 /// What was sent in and refused.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Rejection)]
 pub struct RejectionJson<'a> {
     pub id: Uuid,
     pub message: &'a str,
+    #[schema(value_type = serde_json::Value)]
     pub data: &'a Json,
     pub created_at: String,
 }
@@ -154,7 +170,8 @@ impl<'a> From<&'a Rejection> for RejectionJson<'a> {
 }
 
 /// A page of rejections.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RejectionsPage)]
 pub struct RejectionsJson<'a> {
     pub rejections: Vec<RejectionJson<'a>>,
     pub next: Option<String>,

@@ -1,7 +1,10 @@
 //! The shapes of The Eye's collector: events in, pages of them out.
 
+pub mod shapes;
+
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::sent::{Conditions, Faults, Needs, Reader, object};
@@ -111,18 +114,21 @@ pub fn query_of_page(query: Option<&str>, page: u64) -> String {
 }
 
 /// What a `POST` is answered with.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[schema(as = CollectorSuccess)]
 pub struct SuccessBody {
     pub success: bool,
 }
 
 /// An event.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CollectorEvent)]
 pub struct EventBody<'a> {
     pub session_id: Option<Uuid>,
     pub timestamp: String,
     pub category: Option<&'a str>,
     pub name: Option<&'a str>,
+    #[schema(value_type = Option<Object>)]
     pub data: Option<&'a Map<String, Json>>,
 }
 

@@ -1,7 +1,10 @@
 //! The shapes of The Eye's REST API: sessions, events and errors.
 
+pub mod shapes;
+
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::sent::{Conditions, Faults, Needs, NoObject, Reader, object};
@@ -146,7 +149,8 @@ pub fn read_filter<'a>(parameter: impl Fn(&str) -> Option<&'a str>) -> Result<Fi
 }
 
 /// A session, also as the part of an event.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[schema(as = EyeSession)]
 pub struct SessionBody {
     pub id: Uuid,
 }
@@ -158,12 +162,14 @@ impl From<&Session> for SessionBody {
 }
 
 /// An event.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EyeEvent)]
 pub struct EventBody<'a> {
     pub id: u64,
     pub session: Option<SessionBody>,
     pub category: Option<&'a str>,
     pub name: Option<&'a str>,
+    #[schema(value_type = Option<Object>)]
     pub data: Option<&'a Map<String, Json>>,
     pub timestamp: String,
     pub created_at: String,
@@ -185,9 +191,11 @@ impl<'a> From<&'a LogEvent> for EventBody<'a> {
 }
 
 /// Something that was sent in and did not become an event.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EyeError)]
 pub struct ErrorBody<'a> {
     pub id: u64,
+    #[schema(value_type = serde_json::Value)]
     pub data: &'a Json,
     pub message: &'a str,
     pub created_at: String,

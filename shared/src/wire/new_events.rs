@@ -7,6 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::log_event::{Amendment, Members};
@@ -225,7 +226,8 @@ pub fn read_session(body: &[u8]) -> Result<(), InvalidEvent> {
 }
 
 /// What became of the events in a body.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Recorded)]
 pub struct RecordedJson {
     pub accepted: usize,
     /// Of those that are stored, in their order.
@@ -234,7 +236,8 @@ pub struct RecordedJson {
 }
 
 /// An event of a body that is not stored.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RejectedElement)]
 pub struct RejectedJson {
     /// Its place in the body, from 0; blank lines are counted.
     pub index: usize,
@@ -242,7 +245,8 @@ pub struct RejectedJson {
 }
 
 /// A session that was made.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = NewSession)]
 pub struct NewSessionJson {
     pub id: Uuid,
 }

@@ -6,7 +6,126 @@ use shared::http::error::ApiError;
 use shared::http::query::Query;
 use shared::ports::{Order, SortKey, StatsQuery, Ties};
 use shared::wire::time::parse_time;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "`filter` reads it")]
+pub(crate) struct FilterParams {
+    /// A filter: `field op value` with `eq ne gt gte lt lte ct sw in`, combined with
+    /// `AND`, `OR`, `NOT` and brackets, such as `category eq 'login' AND data.host sw 'a'`.
+    #[param(nullable = false)]
+    q: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "they are read one by one")]
+pub(super) struct EventsParams {
+    #[param(nullable = false, inline)]
+    sort: Option<SortWord>,
+    #[param(nullable = false, minimum = 1, maximum = 500, default = 50)]
+    limit: Option<u64>,
+    /// The `next` of an earlier page with the same sort.
+    #[param(nullable = false)]
+    cursor: Option<String>,
+}
+
+/// By what events are sorted; `-` is descending, the default `-timestamp`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "`SORTS` has the words")]
+enum SortWord {
+    #[schema(rename = "timestamp")]
+    Timestamp,
+    #[schema(rename = "-timestamp")]
+    TimestampDescending,
+    #[schema(rename = "created_at")]
+    CreatedAt,
+    #[schema(rename = "-created_at")]
+    CreatedAtDescending,
+    #[schema(rename = "name")]
+    Name,
+    #[schema(rename = "-name")]
+    NameDescending,
+    #[schema(rename = "category")]
+    Category,
+    #[schema(rename = "-category")]
+    CategoryDescending,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "`filter_with_members` reads them")]
+pub(super) struct MemberParams {
+    #[param(nullable = false)]
+    id: Option<Uuid>,
+    /// A time: RFC 3339, `YYYY-MM-DD HH:MM:SS[.f]` or `YYYY-MM-DD`.
+    #[param(nullable = false)]
+    timestamp: Option<String>,
+    /// A time, as `timestamp`.
+    #[param(nullable = false)]
+    created_at: Option<String>,
+    #[param(nullable = false)]
+    name: Option<String>,
+    #[param(nullable = false)]
+    category: Option<String>,
+    #[param(nullable = false)]
+    component: Option<String>,
+    #[param(nullable = false)]
+    environment: Option<String>,
+    #[param(nullable = false)]
+    message: Option<String>,
+    #[param(nullable = false)]
+    email: Option<String>,
+    #[param(nullable = false)]
+    customer_id: Option<i64>,
+    #[param(nullable = false)]
+    session_id: Option<Uuid>,
+    #[param(nullable = false)]
+    source: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "`stats` reads them")]
+pub(super) struct StatsParams {
+    /// A number and `s`, `m`, `h`, `d` or `w`, up to `5200w`.
+    #[param(nullable = false, default = "1h", pattern = "^[0-9]+[smhdw]$")]
+    interval: Option<String>,
+    #[param(nullable = false, inline, default = "category")]
+    by: Option<MemberWord>,
+}
+
+/// A member by which is counted.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "`MEMBERS` has the words")]
+enum MemberWord {
+    Id,
+    Timestamp,
+    CreatedAt,
+    Name,
+    Category,
+    Component,
+    Environment,
+    Message,
+    Email,
+    CustomerId,
+    SessionId,
+    Source,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "they are read one by one")]
+pub(super) struct PageParams {
+    #[param(nullable = false, minimum = 1, maximum = 500, default = 50)]
+    limit: Option<u64>,
+    /// The `next` of an earlier page.
+    #[param(nullable = false)]
+    cursor: Option<String>,
+}
 
 /// How many rows a page has, if nobody says, and at most.
 const LIMIT: u64 = 50;

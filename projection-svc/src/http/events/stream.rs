@@ -10,17 +10,45 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use futures::stream::{self, Stream};
+use shared::http::docs::failures::Unavailable;
+use shared::http::docs::parameters::Awaiting;
 use shared::http::error::ApiError;
 use shared::http::headers::{await_position, last_event_position};
 use shared::http::response::with;
 
+use utoipa::IntoParams;
+
+use super::params::FilterParams;
 use super::{Side, at, params};
 use crate::live::{News, Tail};
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "the handler reads it")]
+struct ResumeHeaders {
+    /// The tail goes on behind this position; each changed event comes once.
+    #[param(rename = "Last-Event-ID", nullable = false, minimum = 0, maximum = 9_007_199_254_740_991_u64)]
+    last_event_id: Option<u64>,
+}
 
 /// How often a live tail says something, at least.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// `GET /v1/events/stream`.
+/// The live tail, by server-sent events, from now on or behind `Last-Event-ID`.
+///
+/// `id:` is the position of the event's latest change, the data the event as it is now;
+/// a deletion is `event: deleted` with `{"id"}`. A comment comes at least every 15 s.
+#[utoipa::path(
+    get,
+    path = "/v1/events/stream",
+    tag = "event log",
+    operation_id = "get_events_stream",
+    params(FilterParams, ResumeHeaders, Awaiting),
+    responses(
+        (status = 200, description = "Events as they come", body = serde_json::Value, headers(("Event-Position")), content_type = "text/event-stream"),
+        (status = 503, response = Unavailable),
+    ),
+)]
 pub(crate) async fn get_stream(
     State(side): Side,
     RawQuery(query): RawQuery,

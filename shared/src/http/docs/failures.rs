@@ -52,6 +52,12 @@ failures! {
         "A web page of another origin may not send this, or the host is not a name of this machine";
     KeyNotFound = 404 "key-not-found" "Key not found" ["Event-Position"]
         "The key has no live answer; `Event-Position` is that of the event that says so, if there is one";
+    EventNotFound = 404 "event-not-found" "event not found" ["Event-Position"]
+        "There is no such event, or it is gone";
+    ErrorNotFound = 404 "not-found" "error not found" ["Event-Position"]
+        "There is no such error record";
+    PageNotFound = 404 "not-found" "page: there is none behind page 1" ["Event-Position"]
+        "The page lies past the end";
     TooSlow = 408 "too-slow" "the body did not arrive in time" []
         "The body did not arrive within 30 s";
     KeyExists = 409 "key-exists" "Key exists" ["Event-Position", "Retry-After"]

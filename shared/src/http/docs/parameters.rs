@@ -82,6 +82,21 @@ struct AwaitParams {
     await_position: Option<u64>,
 }
 
+/// The id of a log event in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct IdParams {
+    pub id: uuid::Uuid,
+}
+
+/// An integer id in a path: the position of what recorded it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct NumberParams {
+    #[param(minimum = 0, maximum = 9_007_199_254_740_991_u64)]
+    pub number: u64,
+}
+
 /// The key in a path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
