@@ -11,9 +11,9 @@ mod print;
 
 use super::time::Timestamp;
 
-pub use matching::lower;
-pub use number::{Number, Place, Whole};
-pub use parser::{FilterError, MAX_FILTER_BYTES, MAX_NESTING, MAX_VALUES};
+pub use self::matching::lower;
+pub use self::number::{Number, Place, Whole};
+pub use self::parser::{FilterError, MAX_FILTER_BYTES, MAX_NESTING, MAX_VALUES};
 
 /// A condition on a log event. One that was parsed is at most `MAX_NESTING` high.
 #[derive(Clone, Debug, PartialEq)]

@@ -12,7 +12,7 @@ use paths::{Named, named};
 
 const SERVICES: [&str; 3] = ["eventstore_svc", "projection_svc", "projector_svc"];
 /// Crates that the domain is made of, and `wire` with it.
-const PURE: [&str; 15] = [
+const PURE: [&str; 16] = [
     "std",
     "core",
     "alloc",
@@ -28,6 +28,7 @@ const PURE: [&str; 15] = [
     "percent_encoding",
     "proptest",
     "sha2",
+    "winnow",
 ];
 /// What `wire` has beside: its shapes describe themselves.
 const DESCRIBING: &str = "utoipa";

@@ -106,6 +106,9 @@ fn equals(field: Field, value: &str) -> Filter {
     Filter::Test(Test { field, op: Op::Compare(Comparison::Eq, Literal::String(value.into())) })
 }
 
+/// A name, and the filter of a turn.
+type Kind = (&'static str, Box<dyn Fn(u64) -> Filter>);
+
 async fn measure(views: &SqliteViews, count: u64) {
     let newest = Order { by: SortKey::Timestamp, descending: true, ties: Ties::Id };
     let random = |turn: u64| noise(turn + 77);
@@ -113,7 +116,7 @@ async fn measure(views: &SqliteViews, count: u64) {
         let literal = Literal::Time(Timestamp::from_micros(at));
         Filter::Test(Test { field: Field::Timestamp, op: Op::Compare(comparison, literal) })
     };
-    let kinds: Vec<(&str, Box<dyn Fn(u64) -> Filter>)> = vec![
+    let kinds: Vec<Kind> = vec![
         ("all", Box::new(|_| Filter::Any)),
         ("session", Box::new(move |turn| equals(Field::SessionId, &session(random(turn) % 250_000).to_string()))),
         ("category", Box::new(move |turn| equals(Field::Category, &format!("category-{}", random(turn) % 10)))),

@@ -304,7 +304,7 @@ async fn repeated_changes_of_events_change_nothing() {
     resume(&views).await;
     for (back, step) in [(0, 5), (0, 2), (3, 1), (1, 4)] {
         if back > 0 || step < 5 {
-            place.put_back(back, i64::try_from([0, 1, 2, 3][usize::try_from(back).unwrap()]).unwrap()).await;
+            place.put_back(back, i64::from([0, 1, 2, 3][usize::try_from(back).unwrap()])).await;
         }
         let mut from = resume(&views).await;
         assert_eq!(from, at(back));
