@@ -85,7 +85,6 @@ pub(crate) fn routes(side: &Arc<WriteSide>) -> Router {
         (status = 503, response = Unavailable),
     ),
 )]
-/// `POST /v1/events`.
 pub(crate) async fn post_events(State(side): Side, request: Request<Body>) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let bytes = body::read(&parts.headers, body, MAX_EVENTS_BYTES).await?;
