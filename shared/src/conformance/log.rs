@@ -5,6 +5,7 @@ mod random;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -48,6 +49,7 @@ pub async fn log(reader: Arc<dyn LogReader>, views: Arc<dyn ViewReader>, writer:
     log.all_events_are_counted().await;
     log.buckets_are_counted().await;
     log.changes_come_in_their_order().await;
+    log.who_follows_the_changes_misses_none().await;
     log.sessions_are_listed_by_their_time().await;
     log.rejections_are_listed_by_their_time().await;
     log.pages_are_bounded_in_bytes().await;
@@ -538,6 +540,37 @@ impl Log {
         assert_eq!(seen.position, self.at.position(), "idle views are seen whole");
     }
 
+    /// Some follow the changes while they are written, from page to page, and from what
+    /// was seen where a page is empty.
+    async fn who_follows_the_changes_misses_none(&mut self) {
+        self.anew();
+        let begin = self.at.position();
+        let ids = self.record((0..8).map(|_| (Members::default(), moment("2020-02-02"))).collect()).await;
+        let written = Arc::new(AtomicU64::new(u64::MAX));
+        let followers: Vec<_> = [1, 3, 100]
+            .into_iter()
+            .map(|limit| tokio::spawn(follow(self.reader.clone(), begin, limit, written.clone())))
+            .collect();
+        for round in 0..150_usize {
+            let numbered = |name: usize| Members { customer_id: i64::try_from(name).ok(), ..Members::default() };
+            let changes = (0..=round % 5).zip(self.positions()).map(|(at, position)| {
+                // No event twice in one go, for the next change follows the last that is known.
+                let id = ids[(round * 3 + at) % ids.len()];
+                LogChange::Event(self.change(id, Some(numbered(round)), position))
+            });
+            let changes = changes.collect();
+            self.apply(changes).await;
+        }
+        for id in &ids[2..5] {
+            self.change_now(*id, None).await;
+        }
+        written.store(self.at.position().0, Ordering::SeqCst);
+        for follower in followers {
+            let found = soon("a follower", follower).await.expect("it ends");
+            assert_eq!(found, self.rows, "what a follower knows at the end");
+        }
+    }
+
     async fn changes(&self, after: Position, limit: usize) -> Vec<EventChange> {
         let seen = soon("changes", self.reader.changes(after, limit)).await.expect("changes can be read");
         assert!(seen.found.len() <= limit, "{} changes, more than {limit}", seen.found.len());
@@ -781,6 +814,26 @@ impl Log {
         }
         told
     }
+}
+
+/// Follows the changes until all that was written is seen: the last of each event.
+async fn follow(
+    reader: Arc<dyn LogReader>,
+    begin: Position,
+    limit: usize,
+    written: Arc<AtomicU64>,
+) -> BTreeMap<Uuid, EventChange> {
+    let (mut found, mut after) = (BTreeMap::new(), begin);
+    while after.0 < written.load(Ordering::SeqCst) {
+        let Seen { found: changes, position } = reader.changes(after, limit).await.expect("changes can be read");
+        assert!(changes.iter().all(|change| change.position > after), "a change that was seen already");
+        assert!(changes.iter().all(|change| change.position <= position), "a change beyond what is seen");
+        assert!(changes.is_sorted_by_key(|change| change.position), "changes in another order than the log's");
+        after = changes.last().map_or(position.max(after), |last| last.position);
+        found.extend(changes.into_iter().map(|change| (change.id, change)));
+        tokio::task::yield_now().await;
+    }
+    found
 }
 
 fn one<S: Strategy>(runner: &mut TestRunner, strategy: &S) -> S::Value {
