@@ -81,6 +81,9 @@ pub(crate) struct Tail {
     filter: Filter,
     /// All that changed up to here has been told.
     at: Position,
+    /// How far the views were when it began: up to there they are asked, for what came
+    /// last may hold events as they were before they changed again.
+    begun: Position,
     chunk: Held,
     /// The next of the chunk.
     next: usize,
@@ -199,7 +202,7 @@ impl Live {
         self.0.listeners.send_modify(|listeners| *listeners += 1);
         let (hub, recent) = (self.0.clone(), self.0.recent.subscribe());
         let chunk = Held::Shared(Weak::new());
-        Ok((Tail { hub, recent, filter, at: from.unwrap_or(now), chunk, next: 0 }, now))
+        Ok((Tail { hub, recent, filter, at: from.unwrap_or(now), begun: now, chunk, next: 0 }, now))
     }
 }
 
@@ -271,8 +274,8 @@ impl Tail {
 
     async fn chunk(&mut self) -> Result<Held, Error> {
         loop {
-            let next = self.recent.borrow_and_update().behind(self.at);
-            match next {
+            let recent = self.recent.borrow_and_update().behind(self.at);
+            match if self.at < self.begun { Next::InTheViews } else { recent } {
                 Next::Here(chunk) => return Ok(Held::Shared(Arc::downgrade(&chunk))),
                 // The sender lives in the hub that self holds.
                 Next::Later => drop(self.recent.changed().await),

@@ -155,6 +155,22 @@ async fn a_tail_that_is_taken_up_again_tells_each_changed_event_once() {
 }
 
 #[tokio::test]
+async fn a_tail_that_is_taken_up_again_is_told_nothing_of_what_was_before() {
+    let mut side = Side::new();
+    // Another one keeps what came last in memory.
+    let mut other = Tail::open(&side, "/v1/events/stream", None).await;
+    for name in ["a", "b", "c"] {
+        side.apply([put(id(1), named(name)), put(id(2), named(name))]).await;
+        assert_eq!(other.next().await.2["name"], name);
+        assert_eq!(other.next().await.2["name"], name);
+    }
+    let mut again = Tail::open(&side, "/v1/events/stream", Some(2)).await;
+    assert_eq!(again.next().await.0, 10);
+    assert_eq!(again.next().await.0, 12);
+    again.is_silent().await;
+}
+
+#[tokio::test]
 async fn a_filter_lets_through_what_matches_and_what_is_gone() {
     let mut side = Side::new();
     side.apply([put(id(1), named("a")), put(id(2), named("b"))]).await;
