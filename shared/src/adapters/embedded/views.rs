@@ -374,11 +374,21 @@ fn cached_row(key: &str, row: &Row<'_>, at: usize) -> Result<CachedRow, StoreErr
 }
 
 pub(super) fn failed(error: rusqlite::Error) -> StoreError {
+    use rusqlite::Error;
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    match error.sqlite_error_code() {
-        Some(DatabaseCorrupt | NotADatabase) => StoreError::corrupt("the views", error),
-        None => StoreError::corrupt("the views", error),
-        Some(_) => StoreError::unavailable("the views", error),
+    match (&error, error.sqlite_error_code()) {
+        (_, Some(DatabaseCorrupt | NotADatabase)) => StoreError::corrupt("the views", error),
+        // What is stored is not what was written. Nothing else may pass for that: views
+        // that are corrupt are thrown away.
+        (
+            Error::FromSqlConversionFailure(..)
+            | Error::InvalidColumnType(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::Utf8Error(..)
+            | Error::QueryReturnedNoRows,
+            _,
+        ) => StoreError::corrupt("the views", error),
+        _ => StoreError::unavailable("the views", error),
     }
 }
 

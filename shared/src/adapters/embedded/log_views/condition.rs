@@ -85,7 +85,7 @@ impl Sql {
             Op::Compare(Comparison::Ne, Literal::Null) => format!("{column} IS NOT NULL"),
             Op::Compare(_, Literal::Null) => FALSE.into(),
             Op::Compare(comparison, literal) => self.compared(column, kind, *comparison, literal)?,
-            Op::In(literals) => self.one_of(column, kind, literals)?,
+            Op::In(literals) => self.one_of(column, kind, literals),
             Op::StartsWith(prefix) if kind == Kind::Text => {
                 let start = self.bind(prefix.clone());
                 match end_of_prefix(prefix).map(|end| self.bind(end)) {
@@ -106,7 +106,7 @@ impl Sql {
             });
         }
         let ordered = !matches!(comparison, Comparison::Eq | Comparison::Ne);
-        let value = match value_of(kind, literal)? {
+        let value = match value_of(kind, literal) {
             // Ids are ordered as texts are, and may be compared with any.
             Known::Value(Value::Blob(_)) | Known::None if ordered && kind == Kind::Id => return None,
             Known::Value(value) => value,
@@ -135,23 +135,24 @@ impl Sql {
         format!("ifnull({column} {operator} {value}, 0)")
     }
 
-    fn one_of(&mut self, column: &str, kind: Kind, literals: &[Literal]) -> Option<String> {
+    fn one_of(&mut self, column: &str, kind: Kind, literals: &[Literal]) -> String {
         let mut values = Vec::new();
         let mut null = false;
         for literal in literals {
             match literal {
                 Literal::Null => null = true,
-                literal => match value_of(kind, literal)? {
-                    Known::Value(value) => values.push(self.bind(value)),
-                    Known::None => {}
-                },
+                literal => {
+                    if let Known::Value(value) = value_of(kind, literal) {
+                        values.push(self.bind(value));
+                    }
+                }
             }
         }
         let is_null = if null { format!("{column} IS NULL") } else { FALSE.into() };
         if values.is_empty() {
-            return Some(is_null);
+            return is_null;
         }
-        Some(format!("({is_null} OR ifnull({column} IN ({}), 0))", values.join(", ")))
+        format!("({is_null} OR ifnull({column} IN ({}), 0))", values.join(", "))
     }
 }
 
@@ -185,8 +186,8 @@ enum Known {
 }
 
 /// The value that a column has where it equals a literal.
-fn value_of(kind: Kind, literal: &Literal) -> Option<Known> {
-    Some(match (kind, literal) {
+fn value_of(kind: Kind, literal: &Literal) -> Known {
+    match (kind, literal) {
         (Kind::Text, Literal::String(text)) => Known::Value(text.clone().into()),
         (Kind::Time, Literal::Time(time)) => Known::Value(time.micros().into()),
         (Kind::Integer, Literal::Number(Number { place: Place::At(integer), .. })) => Known::Value((*integer).into()),
@@ -194,9 +195,8 @@ fn value_of(kind: Kind, literal: &Literal) -> Option<Known> {
             Ok(id) if id.hyphenated().to_string() == *text => Known::Value(id.into_bytes().to_vec().into()),
             _ => Known::None,
         },
-        (Kind::Time, _) => return None,
         _ => Known::None,
-    })
+    }
 }
 
 /// Whether a literal is of the type of a column, so that they differ and do not only
@@ -221,7 +221,7 @@ pub(super) fn equal_to(test: &Test) -> Option<(&'static str, Vec<Value>)> {
     for literal in literals {
         match literal {
             Literal::Null => return None,
-            literal => match value_of(kind, literal)? {
+            literal => match value_of(kind, literal) {
                 Known::Value(value) if !values.contains(&value) => values.push(value),
                 _ => {}
             },
