@@ -10,7 +10,7 @@ use crate::{
     client::{Lines, Reply, enc},
 };
 
-on! { memory: Memory,
+on_each_storage! {
     what_happens_is_told_as_it_happens,
     a_tail_starts_now,
     a_filter_lets_through_what_matches_and_what_is_gone,

@@ -10,7 +10,7 @@ use crate::{
     client::{Reply, enc},
 };
 
-on! { memory: Memory,
+on_each_storage! {
     an_event_is_read_as_it_was_recorded,
     an_event_is_read_as_it_is_now,
     an_event_that_is_not_there_is_not_found,
@@ -23,8 +23,8 @@ on! { memory: Memory,
     malformed_parameters_are_refused_by_name,
     events_are_counted_by_time_and_member,
     sessions_are_listed_oldest_first,
-    rejections_are_listed,
-    paths_have_their_methods
+    rejections_are_listed;
+    locally: paths_have_their_methods
 }
 
 const SORTS: [&str; 8] =

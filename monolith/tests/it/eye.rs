@@ -9,8 +9,7 @@ use crate::{
     client::{Call, Reply},
 };
 
-on! {
-    memory: Memory,
+on_each_storage! {
     what_comes_in_through_one_is_found_through_the_other,
     a_native_event_has_what_these_shapes_know,
     an_amendment_through_one_is_seen_through_the_other,
@@ -24,8 +23,8 @@ on! {
     a_client_pages_from_link_to_link,
     a_page_is_whole_however_large_its_events,
     numbers_of_nothing_are_not_found,
-    each_path_says_what_it_takes,
-    reads_wait_for_positions
+    reads_wait_for_positions;
+    locally: each_path_says_what_it_takes
 }
 
 const SESSION: &str = "9ab1b579-7021-4e0c-8ea1-2ac9f52f3058";

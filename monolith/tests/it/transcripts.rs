@@ -49,7 +49,7 @@ macro_rules! transcripts {
         $(async fn $name(storage: Storage) {
             replay(storage, include_str!(concat!("transcripts/", stringify!($name), ".txt"))).await;
         })+
-        on! { memory: Memory, $($name),+ }
+        on_each_storage! { $($name),+ }
     };
 }
 
