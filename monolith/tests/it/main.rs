@@ -14,6 +14,7 @@ mod batch;
 mod conditions;
 mod crash_support;
 mod databases;
+mod dialects;
 mod docs;
 mod events_live;
 mod events_read;
