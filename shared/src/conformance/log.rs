@@ -53,7 +53,7 @@ pub async fn log(reader: Arc<dyn LogReader>, views: Arc<dyn ViewReader>, writer:
     log.sessions_are_listed_by_their_time().await;
     log.rejections_are_listed_by_their_time().await;
     log.pages_are_bounded_in_bytes().await;
-    log.large_filters_are_taken().await;
+    log.unusual_filters_are_taken().await;
     log.random_filters_find_what_they_mean().await;
 }
 
@@ -710,8 +710,8 @@ impl Log {
         assert_eq!(changes, ids(&found), "large changes");
     }
 
-    /// As wide, as deep and as long as they can be.
-    async fn large_filters_are_taken(&mut self) {
+    /// As wide, as deep and as long as they can be, and with values of every type.
+    async fn unusual_filters_are_taken(&mut self) {
         self.anew();
         let named = |name: &str| Members { name: Some(name.into()), customer_id: Some(7), ..Members::default() };
         self.record(["a", "b", "c"].map(|name| (named(name), moment("2020-02-02"))).to_vec()).await;
@@ -735,7 +735,9 @@ impl Log {
             format!("data.x ct '{}'", "%_*?[".repeat(3_000)),
             format!("NOT data{} eq 'x'", ".x".repeat(32)),
         ];
-        for text in texts {
+        let fields = ["id", "timestamp", "created_at", "name", "customer_id", "session_id", "data.x"];
+        let mixed = fields.map(|field| format!("NOT {field} in (1, '2018-01-01', true, 1.5, null, '2018-01-02')"));
+        for text in texts.into_iter().chain(mixed) {
             let filter = self.mine(Filter::parse(&text).unwrap_or_else(|error| panic!("{error}: {text}")));
             self.finds_what_it_means(&filter, order(SortKey::Name, false, Ties::Id), 10)
                 .await
