@@ -3,8 +3,10 @@
 //! A block ```` ```sh ```` is a script for bash. A block ```` ```text ```` or ```` ```json ````
 //! right behind it is its output; a script without one prints nothing. Text is compared
 //! line by line, JSON by its meaning, and what differs from run to run is masked. The
-//! comment `<!-- not run: … -->` above a block says why it is left out, and
-//! `<!-- needs unicode-data -->` that Debian's package must be there.
+//! comment `<!-- not run: … -->` above a block says why it is left out,
+//! `<!-- needs unicode-data -->` that Debian's package must be there, `<!-- needs dpkg.log -->`
+//! that the package manager must have a log, and `; varies` behind it that the output depends
+//! on the machine and is not compared.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
@@ -14,6 +16,7 @@ use crate::app::{Storage, TestApp};
 
 const README: &str = include_str!("../../../README.md");
 const UNICODE_DATA: &str = "/usr/share/unicode/UnicodeData.txt";
+const DPKG_LOG: &str = "/var/log/dpkg.log";
 /// How long one block may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -28,15 +31,17 @@ async fn the_commands_of_the_readme_do_what_it_shows() {
         match &script.note {
             Note::None => {}
             Note::NotRun => continue,
-            Note::NeedsUnicodeData if Path::new(UNICODE_DATA).exists() => {}
-            Note::NeedsUnicodeData => {
-                assert!(std::env::var("CI").as_deref() != Ok("true"), "{UNICODE_DATA} must be there on CI");
-                eprintln!("SKIPPED line {} of README.md: Debian's package unicode-data is missing", script.line);
+            Note::Needs { file, .. } if Path::new(file).exists() => {}
+            Note::Needs { file, .. } => {
+                assert!(std::env::var("CI").as_deref() != Ok("true"), "{file} must be there on CI");
+                eprintln!("SKIPPED line {} of README.md: {file} is missing", script.line);
                 continue;
             }
         }
         let output = run(&script.commands, &app, folder.path()).await;
-        script.check(&output);
+        if !matches!(script.note, Note::Needs { varies: true, .. }) {
+            script.check(&output);
+        }
     }
 }
 
@@ -60,7 +65,10 @@ fn only_starts_and_tests_are_left_out() {
 enum Note {
     None,
     NotRun,
-    NeedsUnicodeData,
+    Needs {
+        file: &'static str,
+        varies: bool,
+    },
 }
 
 /// A block of commands and what it says that they print.
@@ -147,7 +155,9 @@ fn scripts(markdown: &str) -> Vec<Script> {
             note = Note::None;
         } else if let Some(comment) = line.strip_prefix("<!-- ") {
             note = match comment {
-                "needs unicode-data -->" => Note::NeedsUnicodeData,
+                "needs unicode-data -->" => Note::Needs { file: UNICODE_DATA, varies: false },
+                "needs dpkg.log -->" => Note::Needs { file: DPKG_LOG, varies: false },
+                "needs dpkg.log; varies -->" => Note::Needs { file: DPKG_LOG, varies: true },
                 _ if comment.starts_with("not run: ") => Note::NotRun,
                 _ => Note::None,
             };
