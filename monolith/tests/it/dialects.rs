@@ -232,7 +232,7 @@ async fn paths_have_their_methods(storage: Storage) {
         for path in [path.to_owned(), format!("{path}/")] {
             assert_eq!(app.call("OPTIONS", &path).send().await.status(204).allow(), methods, "{path}");
             assert_eq!(app.call("PATCH", &path).send().await.fails(405).allow(), methods, "{path}");
-            app.call("GET", &format!("{path}/")).send().await.fails(404);
         }
+        app.call("GET", &format!("{path}//")).send().await.fails(404);
     }
 }

@@ -65,10 +65,7 @@ fn only_starts_and_tests_are_left_out() {
 enum Note {
     None,
     NotRun,
-    Needs {
-        file: &'static str,
-        varies: bool,
-    },
+    Needs { file: &'static str, varies: bool },
 }
 
 /// A block of commands and what it says that they print.
