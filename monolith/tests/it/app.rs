@@ -228,6 +228,12 @@ impl TestApp {
         Settings::new(storage)
     }
 
+    /// One that waits long for positions: for tests that write much, on a stand-in for a
+    /// database that takes it slowly.
+    pub(crate) async fn patient(storage: Storage) -> Self {
+        Self::settings(storage).var("AWAIT_TIMEOUT_MS", "120000").spawn().await
+    }
+
     /// The fields of the line that says `serving`.
     pub(crate) fn serving(&self) -> &Value {
         self.processes[0].serving()

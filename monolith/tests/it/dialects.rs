@@ -131,7 +131,7 @@ async fn changes_are_seen(storage: Storage) {
 }
 
 async fn a_long_list_is_whole_and_in_order(storage: Storage) {
-    let app = TestApp::spawn(storage).await;
+    let app = TestApp::patient(storage).await;
     let events: Vec<_> = (0..1_200).map(|n| json!({"message": n.to_string(), "data": {"n": n}})).collect();
     let recorded = app.record(&json!(events)).await;
     let last = app.save(&event("order", "last")).await;
@@ -158,7 +158,7 @@ async fn a_long_list_is_whole_and_in_order(storage: Storage) {
 }
 
 async fn a_page_is_whole_however_large_its_logs(storage: Storage) {
-    let app = TestApp::spawn(storage).await;
+    let app = TestApp::patient(storage).await;
     let mut last = None;
     for n in 0..30 {
         let log = json!({"event_name": n.to_string(), "description": "x".repeat(500_000)});

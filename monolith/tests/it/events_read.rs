@@ -191,7 +191,7 @@ async fn pages(app: &TestApp, sort: &str, limit: usize, between: impl AsyncFn(us
 }
 
 async fn lists_are_paged_in_every_order(storage: Storage) {
-    let app = TestApp::spawn(storage).await;
+    let app = TestApp::patient(storage).await;
     many(&app).await;
     for sort in SORTS {
         let whole = list(&app, &format!("sort={sort}")).await;
@@ -226,7 +226,7 @@ async fn lists_are_paged_in_every_order(storage: Storage) {
 }
 
 async fn pages_under_changes_show_what_stays_exactly_once(storage: Storage) {
-    let app = TestApp::spawn(storage).await;
+    let app = TestApp::patient(storage).await;
     let ids = many(&app).await;
     let mut changed = BTreeSet::new();
     for (round, sort) in SORTS.into_iter().enumerate() {
@@ -327,7 +327,7 @@ async fn malformed_parameters_are_refused_by_name(storage: Storage) {
 }
 
 async fn events_are_counted_by_time_and_member(storage: Storage) {
-    let app = TestApp::spawn(storage).await;
+    let app = TestApp::patient(storage).await;
     many(&app).await;
     for (interval, digits) in [("1h", 13), ("1d", 10)] {
         for by in ["category", "customer_id"] {

@@ -346,7 +346,7 @@ async fn sessions_are_registered(storage: Storage) {
 }
 
 async fn the_largest_requests(storage: Storage) {
-    let app = TestApp::spawn(storage).await;
+    let app = TestApp::patient(storage).await;
     let session = Uuid::new_v4();
     let lines: String = (0..10_000).map(|n| format!("{{\"name\":\"{n}\",\"session_id\":\"{session}\"}}\n")).collect();
     let reply = posting(&app, NDJSON, lines.clone()).send().await;

@@ -39,7 +39,7 @@ fn collected(name: &str, timestamp: &str) -> Value {
 }
 
 async fn with_session(storage: Storage) -> TestApp {
-    let app = TestApp::spawn(storage).await;
+    let app = TestApp::patient(storage).await;
     app.call("POST", "/sessions/").json(&json!({ "id": SESSION })).send().await.is(201, &json!({ "id": SESSION }));
     app
 }
