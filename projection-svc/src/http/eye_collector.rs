@@ -7,8 +7,6 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::get;
-use futures::stream::{self, Stream, TryStreamExt};
-use shared::error::Error;
 use shared::http::docs::failures::{PageNotFound, Unavailable};
 use shared::http::docs::parameters::Awaiting;
 use shared::http::error::ApiError;
@@ -18,12 +16,11 @@ use shared::http::list::{List, write_json};
 use shared::http::query::Query;
 use shared::http::response::{JSON, Tell, with};
 use shared::http::routes::labelled;
-use shared::ports::{EventsPage, EventsQuery, From, Order, Record, Seen, SortKey, Ties};
+use shared::ports::{EventsQuery, From, Order, Record, Seen, SortKey, Ties};
 use shared::wire::eye_collector::shapes::{CollectedPage, CollectorParams};
 use shared::wire::eye_collector::{EventBody, Page, TAIL, query_of_page, read_filter};
 
 use crate::ReadSide;
-use crate::log::LogQueries;
 
 /// Newest first.
 const ORDER: Order = Order { by: SortKey::Timestamp, descending: true, ties: Ties::NumberDescending };
@@ -80,11 +77,11 @@ async fn get_events(
     let limit = usize::try_from(page.size).unwrap_or(usize::MAX);
     let events = EventsQuery { filter, order: ORDER, from, limit };
     // Not older than the count.
-    let Seen { found, position } = side.log.events(events.clone(), Some(position)).await?;
+    let Seen { found, position } = side.log.window(events, Some(position)).await?;
     let link = |number| link::to(side.public_url.as_deref(), &uri, &headers, &query_of_page(raw.as_deref(), number));
     let list = List {
         head: page.head(count, link),
-        elements: Box::pin(page_of(side.log.clone(), events, found)),
+        elements: found,
         write: |record: &Record, text: &mut Vec<u8>| write_json(&EventBody::from(&*record.event), text),
         tail: TAIL.to_vec(),
     };
@@ -92,26 +89,4 @@ async fn get_events(
     let mut response = with(StatusCode::OK, Some(JSON), list.into_body().await?, tell);
     response.headers_mut().extend([(header::ALLOW, ALLOW), (header::VARY, VARY)]);
     Ok(response)
-}
-
-/// A whole page, though the views hand out fewer events at once where these are large.
-fn page_of(
-    log: LogQueries,
-    query: EventsQuery,
-    first: EventsPage,
-) -> impl Stream<Item = Result<Record, Error>> + Send + 'static {
-    let begun = (log, query, Some(first));
-    let parts = stream::try_unfold(begun, async |(log, mut query, page)| {
-        let Some(page) = page else { return Ok::<_, Error>(None) };
-        query.limit -= page.events.len().min(query.limit);
-        let next = match page.events.last().filter(|_| page.more && query.limit > 0) {
-            None => None,
-            Some(last) => {
-                query.from = From::Behind(ORDER.place_of(&last.event));
-                Some(log.events(query.clone(), None).await?.found)
-            }
-        };
-        Ok(Some((page.events, (log, query, next))))
-    });
-    parts.map_ok(|events| stream::iter(events.into_iter().map(Ok))).try_flatten()
 }

@@ -9,6 +9,7 @@ mod number;
 mod parser;
 mod print;
 
+use super::log_event::LogEvent;
 use super::time::Timestamp;
 
 pub use self::matching::lower;
@@ -196,6 +197,26 @@ impl Field {
     /// The member with this name.
     pub fn named(name: &str) -> Option<Self> {
         MEMBERS.iter().find(|(member, _)| *member == name).map(|(_, field)| field.clone())
+    }
+
+    /// Its text in an event, as events are counted by it; none where it is missing.
+    pub fn text_of(&self, event: &LogEvent) -> Option<String> {
+        let LogEvent { id, created_at, members, .. } = event;
+        match self {
+            Self::Id => Some(id.to_string()),
+            Self::Timestamp => Some(members.timestamp.to_string()),
+            Self::CreatedAt => Some(created_at.to_string()),
+            Self::Name => members.name.clone(),
+            Self::Category => members.category.clone(),
+            Self::Component => members.component.clone(),
+            Self::Environment => members.environment.clone(),
+            Self::Message => members.message.clone(),
+            Self::Email => members.email.clone(),
+            Self::CustomerId => members.customer_id.map(|id| id.to_string()),
+            Self::SessionId => members.session_id.map(|id| id.to_string()),
+            Self::Source => members.source.clone(),
+            Self::Data(_) | Self::Ce => None,
+        }
     }
 
     /// Its name; that of places within `data` is `data`.

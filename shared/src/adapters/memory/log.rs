@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
 use crate::adapters::PAGE_BYTES;
-use crate::domain::filter::{Field, Filter};
+use crate::domain::filter::Filter;
 use crate::domain::log_event::{LogEvent, Members, Rejection, Session};
 use crate::domain::projection::{EventChange, LogChange};
 use crate::domain::stream::Position;
@@ -98,7 +98,7 @@ impl LogRows {
         for Record { event, .. } in self.live().filter(|record| query.filter.matches(&record.event)) {
             let bucket = event.members.timestamp.micros().div_euclid(query.interval);
             let start = Timestamp::from_micros(bucket.saturating_mul(query.interval));
-            let value = text_of(&event, &query.by);
+            let value = query.by.text_of(&event);
             let length = value.as_ref().map_or(0, String::len);
             let count = rows.entry((start, value)).or_default();
             if *count == 0 {
@@ -193,26 +193,6 @@ fn list<T>(
     };
     let more = shorten(&mut found, query.limit, |row| size(row));
     Page { found, more }
-}
-
-/// A member's text as it is counted.
-fn text_of(event: &LogEvent, field: &Field) -> Option<String> {
-    let LogEvent { id, created_at, members, .. } = event;
-    match field {
-        Field::Id => Some(id.to_string()),
-        Field::Timestamp => Some(members.timestamp.to_string()),
-        Field::CreatedAt => Some(created_at.to_string()),
-        Field::Name => members.name.clone(),
-        Field::Category => members.category.clone(),
-        Field::Component => members.component.clone(),
-        Field::Environment => members.environment.clone(),
-        Field::Message => members.message.clone(),
-        Field::Email => members.email.clone(),
-        Field::CustomerId => members.customer_id.map(|id| id.to_string()),
-        Field::SessionId => members.session_id.map(|id| id.to_string()),
-        Field::Source => members.source.clone(),
-        Field::Data(_) | Field::Ce => None,
-    }
 }
 
 /// About the bytes of an event as JSON.

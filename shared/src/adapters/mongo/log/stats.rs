@@ -56,7 +56,7 @@ async fn read(database: &Database, rows: &str, query: &StatsQuery) -> Result<Opt
         let rows: Collection<Stored> = database.collection(rows);
         let add = |event: &LogEvent| {
             if counts.len() <= query.limit {
-                *counts.entry((bucket(event, query.interval), value(event, &query.by))).or_default() += 1;
+                *counts.entry((bucket(event, query.interval), query.by.text_of(event))).or_default() += 1;
             }
         };
         each(&rows, condition, &query.filter, add).await?;
@@ -109,23 +109,4 @@ fn text(field: &Field, value: Bson) -> Option<String> {
 fn bucket(event: &LogEvent, interval: i64) -> Timestamp {
     let number = event.members.timestamp.micros().div_euclid(interval);
     Timestamp::from_micros(number.saturating_mul(interval))
-}
-
-fn value(event: &LogEvent, field: &Field) -> Option<String> {
-    let LogEvent { id, created_at, members, .. } = event;
-    match field {
-        Field::Id => Some(id.to_string()),
-        Field::Timestamp => Some(members.timestamp.to_string()),
-        Field::CreatedAt => Some(created_at.to_string()),
-        Field::Name => members.name.clone(),
-        Field::Category => members.category.clone(),
-        Field::Component => members.component.clone(),
-        Field::Environment => members.environment.clone(),
-        Field::Message => members.message.clone(),
-        Field::Email => members.email.clone(),
-        Field::CustomerId => members.customer_id.map(|id| id.to_string()),
-        Field::SessionId => members.session_id.map(|id| id.to_string()),
-        Field::Source => members.source.clone(),
-        Field::Data(_) | Field::Ce => None,
-    }
 }
