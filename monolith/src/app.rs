@@ -24,8 +24,9 @@ pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failur
     let listeners = process.listen().await?;
     let storage = prepared.open(&process).await?;
     let (metrics, lifecycle) = (process.metrics.clone(), process.lifecycle.clone());
-    let projector = Projector::new(storage.feed.clone(), storage.writer.clone(), metrics.clone());
-    let watch = projector.watch(storage.reader.clone());
+    let projector =
+        Projector::new(storage.feed.clone(), storage.events.clone(), storage.writer.clone(), metrics.clone());
+    let watch = projector.watch(storage.reader.clone(), storage.operator.clone());
     let live = Live::new(storage.feed.clone(), lifecycle.clone());
     let write_side = WriteSide {
         commands: Commands::new(storage.events.clone(), storage.outcomes.clone(), metrics.clone()),

@@ -11,7 +11,7 @@ use shared::adapters::mongo::{self, MongoViews, Serves};
 use shared::config::{Config, ConfigError, EventStoreDb, MongoDb};
 use shared::http::health::Remote;
 use shared::metrics::Metrics;
-use shared::ports::{EventFeed, EventStore, Health, LogReader, Outcomes, ViewReader, ViewWriter};
+use shared::ports::{EventFeed, EventStore, Health, LogReader, Outcomes, ViewOperator, ViewReader, ViewWriter};
 use shared::process::{Failure, Process};
 
 /// A storage and the reason that it was taken.
@@ -74,6 +74,7 @@ pub(crate) struct Storage {
     pub(crate) reader: Arc<dyn ViewReader>,
     pub(crate) log: Arc<dyn LogReader>,
     pub(crate) writer: Arc<dyn ViewWriter>,
+    pub(crate) operator: Arc<dyn ViewOperator>,
     pub(crate) health: Vec<Arc<dyn Health>>,
     pub(crate) sizes: Arc<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
     /// Finishes and closes everything.
@@ -125,7 +126,8 @@ impl Storage {
             feed: Arc::new(events),
             reader: views.clone(),
             log: views.clone(),
-            writer: views,
+            writer: views.clone(),
+            operator: views,
             health: Vec::new(),
             sizes: Arc::new(Vec::new),
             close: Box::pin(async {}),
@@ -147,6 +149,7 @@ impl Storage {
             reader: Arc::new(views.clone()),
             log: Arc::new(views.clone()),
             writer: Arc::new(views.clone()),
+            operator: Arc::new(views.clone()),
             health: vec![Remote::new("EventStoreDB", Arc::new(events)), Remote::new("MongoDB", Arc::new(views))],
             sizes: Arc::new(Vec::new),
             // Whoever stands by can go on at once.
@@ -173,6 +176,7 @@ impl Storage {
             reader: Arc::new(views.clone()),
             log: Arc::new(views.clone()),
             writer: Arc::new(views.clone()),
+            operator: Arc::new(views.clone()),
             health: vec![Arc::new(events), Arc::new(views)],
             sizes: Arc::new(move || vec![("log", sized.0.size()), ("views", sized.1.size())]),
             close: Box::pin(async move {

@@ -1,8 +1,12 @@
 //! Follows the log and writes the views, in the order of the log.
 //!
-//! It begins at the views' checkpoint, and after any failure again there. An event
-//! that cannot be projected stops it: nothing is skipped.
+//! It begins at the views' checkpoint, and after any failure again there. An event that
+//! cannot be projected parks its stream: what comes behind it in that stream waits, and
+//! nothing else does (`follower`). Beside that it carries out what operators ask for:
+//! replays of parked streams, and rebuilds (`requests`).
 
+mod follower;
+mod requests;
 mod status;
 pub mod watch;
 
@@ -10,13 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::clock;
-use shared::domain::projection::{Changes, Unprojectable, project};
-use shared::domain::stream::RecordedEvent;
+use shared::domain::projection::Unprojectable;
 use shared::http::lifecycle::Lifecycle;
 use shared::metrics::Metrics;
-use shared::ports::{Batch, Checkpoint, EventFeed, StoreError, Subscription, ViewReader, ViewWriter};
+use shared::ports::{
+    Checkpoint, EventFeed, EventStore, Generation, StoreError, Subscription, ViewOperator, ViewReader, ViewWriter,
+};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use follower::Follower;
 use status::{Status, Trouble};
 use watch::Watch;
 
@@ -33,6 +40,7 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Keeps views up to date with a log.
 pub struct Projector {
     feed: Arc<dyn EventFeed>,
+    events: Arc<dyn EventStore>,
     views: Arc<dyn ViewWriter>,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
@@ -40,6 +48,7 @@ pub struct Projector {
 
 enum Failure {
     Store(StoreError),
+    /// One more that cannot be projected, and no room to park its stream.
     Event(Unprojectable),
     /// The views are elsewhere than believed, or it is another's turn: begin again.
     PutBack,
@@ -55,14 +64,19 @@ impl From<StoreError> for Failure {
 }
 
 impl Projector {
-    /// A projector from this log into these views.
-    pub fn new(feed: Arc<dyn EventFeed>, views: Arc<dyn ViewWriter>, metrics: Arc<Metrics>) -> Self {
-        Self { feed, views, metrics, status: Arc::new(Status::new()) }
+    /// A projector from this log, followed and read, into these views.
+    pub fn new(
+        feed: Arc<dyn EventFeed>,
+        events: Arc<dyn EventStore>,
+        views: Arc<dyn ViewWriter>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { feed, events, views, metrics, status: Arc::new(Status::new()) }
     }
 
     /// What tells how it is doing, from the same views read.
-    pub fn watch(&self, views: Arc<dyn ViewReader>) -> Arc<Watch> {
-        Arc::new(Watch::new(self.feed.clone(), views, self.metrics.clone(), self.status.clone()))
+    pub fn watch(&self, views: Arc<dyn ViewReader>, operator: Arc<dyn ViewOperator>) -> Arc<Watch> {
+        Arc::new(Watch::new(self.feed.clone(), views, operator, self.metrics.clone(), self.status.clone()))
     }
 
     /// Projects until the lifecycle says stop. What is being written then is written
@@ -78,7 +92,10 @@ impl Projector {
                 Failure::Event(error) => {
                     let what = format!("{error}: {}", error.source);
                     if self.status.held_up(Trouble::Event(what.clone())) {
-                        tracing::error!(error = what, "an event cannot be projected; the projection stops there");
+                        tracing::error!(
+                            error = what,
+                            "too many streams are parked for one more; the projection stops there"
+                        );
                     }
                 }
                 Failure::Store(StoreError::Foreign { why }) => {
@@ -135,59 +152,43 @@ impl Projector {
 
     async fn work(
         &self,
-        (mut at, mut events): (Checkpoint, Box<dyn Subscription>),
+        (at, events): (Checkpoint, Box<dyn Subscription>),
+        lifecycle: &Lifecycle,
+    ) -> Result<(), Failure> {
+        let live = Mutex::new(Follower::new(&*self.views, Generation::Live, at).await?);
+        tokio::select! {
+            biased;
+            ended = self.follow_live(&live, events, lifecycle) => ended,
+            failure = requests::serve(self, &live) => Err(failure),
+        }
+    }
+
+    /// Keeps the live views up with the log; `Ok` at the end of the process.
+    async fn follow_live(
+        &self,
+        live: &Mutex<Follower>,
+        mut events: Box<dyn Subscription>,
         lifecycle: &Lifecycle,
     ) -> Result<(), Failure> {
         loop {
-            let batch = tokio::select! {
+            let (batch, mut live) = tokio::select! {
                 biased;
                 () = lifecycle.stopping() => return Ok(()),
                 () = self.views.interrupted() => return Err(Failure::PutBack),
-                batch = events.next(BATCH) => batch?,
+                next = async { Ok::<_, StoreError>((events.next(BATCH).await?, live.lock().await)) } => next?,
             };
             let begun = Instant::now();
             let full = batch.events.len() >= FULL_ENOUGH;
-            at = self.project(at, batch).await?;
+            let oldest = batch.events.first().map(|event| event.event.metadata.recorded_at);
+            let count = live.project(&*self.views, batch).await?;
+            drop(live);
+            self.status.applied(Instant::now());
+            if let Some(oldest) = oldest {
+                self.metrics.projection.applied(count, oldest, clock::now());
+            }
             if full {
                 tokio::time::sleep_until(begun + PACE).await;
             }
         }
     }
-
-    /// Projects a batch; in front of an event that cannot be projected the rest is
-    /// still written.
-    async fn project(&self, from: Checkpoint, batch: Batch) -> Result<Checkpoint, Failure> {
-        let oldest = batch.events.first().map(|event| event.event.metadata.recorded_at);
-        let mut changes = Changes::default();
-        let mut stuck = None;
-        let mut to = batch.checkpoint;
-        for event in &batch.events {
-            match project(event) {
-                Ok(change) => changes.push(change),
-                Err(error) => {
-                    to = before(event, &batch.events, from);
-                    stuck = Some(error);
-                    break;
-                }
-            }
-        }
-        let count = changes.len();
-        if to > from {
-            self.views.apply(from, changes, to).await?;
-        }
-        if let Some(error) = stuck {
-            return Err(Failure::Event(error));
-        }
-        self.status.applied(Instant::now());
-        if let Some(oldest) = oldest {
-            self.metrics.projection.applied(count, oldest, clock::now());
-        }
-        Ok(to)
-    }
-}
-
-/// The checkpoint right in front of an event of a batch.
-fn before(event: &RecordedEvent, batch: &[RecordedEvent], from: Checkpoint) -> Checkpoint {
-    let earlier = batch.iter().take_while(|other| other.position < event.position).last();
-    earlier.map_or(from, |earlier| Checkpoint::at(earlier.position))
 }

@@ -31,14 +31,15 @@ fn main() -> ExitCode {
 async fn serve(process: Process) -> Result<(), Failure> {
     let (eventstore, mongodb) = (process.config.eventstore()?, process.config.mongodb()?);
     let options = esdb::Options { outcome_ttl: process.config.idempotency_ttl, metrics: process.metrics.esdb.clone() };
-    let feed = EsdbEvents::connect(&eventstore.host, options).map_err(|error| format!("EVENTSTORE_HOST: {error}"))?;
+    let log = EsdbEvents::connect(&eventstore.host, options).map_err(|error| format!("EVENTSTORE_HOST: {error}"))?;
     let MongoDb { url, login, database } = mongodb.clone();
     let options = mongo::Options { url, login, database, serves: Serves::AnyLog };
     let views = MongoViews::connect(options).map_err(|error| format!("MONGODB_HOST: {error}"))?;
 
     let listeners = process.listen().await?;
-    let projector = Projector::new(Arc::new(feed), Arc::new(views.clone()), process.metrics.clone());
-    let watch = projector.watch(Arc::new(views.clone()));
+    let (log, writer) = (Arc::new(log), Arc::new(views.clone()));
+    let projector = Projector::new(log.clone(), log, writer.clone(), process.metrics.clone());
+    let watch = projector.watch(writer.clone(), writer);
     let service = Service {
         router: Router::new(),
         documented: OpenApi::default(),

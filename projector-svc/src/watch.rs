@@ -12,7 +12,7 @@ use shared::domain::time::Timestamp;
 use shared::http::health::Refresh;
 use shared::http::lifecycle::Lifecycle;
 use shared::metrics::Metrics;
-use shared::ports::{Checkpoint, EventFeed, Health, StoreError, ViewReader};
+use shared::ports::{Checkpoint, EventFeed, Health, StoreError, ViewOperator, ViewReader};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
@@ -32,6 +32,7 @@ const COUNTING: Duration = Duration::from_secs(1);
 pub struct Watch {
     feed: Arc<dyn EventFeed>,
     views: Arc<dyn ViewReader>,
+    operator: Arc<dyn ViewOperator>,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     /// One look at a time.
@@ -42,10 +43,11 @@ impl Watch {
     pub(crate) fn new(
         feed: Arc<dyn EventFeed>,
         views: Arc<dyn ViewReader>,
+        operator: Arc<dyn ViewOperator>,
         metrics: Arc<Metrics>,
         status: Arc<Status>,
     ) -> Self {
-        Self { feed, views, metrics, status, looking: Mutex::default() }
+        Self { feed, views, operator, metrics, status, looking: Mutex::default() }
     }
 
     /// Looks every few seconds until the lifecycle says stop.
@@ -73,6 +75,7 @@ impl Watch {
     /// Brings the gauges of the projection up to date.
     pub async fn refresh(&self) {
         self.look(Duration::ZERO).await;
+        self.look_at_requests().await;
         let Some((head, views)) = self.status.known() else { return };
         let (mut events, mut oldest) = (0, None);
         if !views.has_reached(head) {
@@ -82,6 +85,16 @@ impl Watch {
         let since = |oldest: Timestamp| clock::now().micros().saturating_sub(oldest.micros());
         let waiting = Duration::from_micros(oldest.map_or(0, since).try_into().unwrap_or(0));
         self.metrics.projection.looked(head, views.position(), events, waiting);
+    }
+
+    /// What does not answer stays as it was.
+    async fn look_at_requests(&self) {
+        if let Ok(Ok(parked)) = timeout(PATIENCE, self.views.parked()).await {
+            self.metrics.projection.parked(parked);
+        }
+        if let Ok(Ok(rebuild)) = timeout(PATIENCE, self.operator.rebuild_state()).await {
+            self.metrics.projection.rebuild(&rebuild);
+        }
     }
 
     /// Counts the events that are not projected yet, and finds the first of them.

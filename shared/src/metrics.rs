@@ -10,6 +10,7 @@ use prometheus::{
 
 use crate::domain::stream::Position;
 use crate::domain::time::Timestamp;
+use crate::ports::RebuildState;
 
 /// Upper bounds of latencies, in seconds.
 const LATENCIES: [f64; 15] =
@@ -54,6 +55,10 @@ pub struct ProjectionMetrics {
     lag_seconds: prometheus::Gauge,
     delay: Histogram,
     batch_size: Histogram,
+    parked: IntGauge,
+    rebuild_running: IntGauge,
+    rebuild_done: IntGauge,
+    rebuild_total: IntGauge,
 }
 
 /// What only some processes have to count.
@@ -175,6 +180,16 @@ impl ProjectionMetrics {
                 "Events that were projected together.",
                 &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0],
             ))?,
+            parked: IntGauge::with_opts(opts("parked_streams", "Streams with an event that cannot be projected."))?,
+            rebuild_running: IntGauge::with_opts(opts("rebuild_running", "1 while the views are built anew, else 0."))?,
+            rebuild_done: IntGauge::with_opts(opts(
+                "rebuild_done_position",
+                "The position that the views have reached which are built anew.",
+            ))?,
+            rebuild_total: IntGauge::with_opts(opts(
+                "rebuild_total_position",
+                "The position that they have to reach.",
+            ))?,
         })
     }
 
@@ -185,7 +200,23 @@ impl ProjectionMetrics {
         registry.register(Box::new(self.lag_events.clone()))?;
         registry.register(Box::new(self.lag_seconds.clone()))?;
         registry.register(Box::new(self.delay.clone()))?;
-        registry.register(Box::new(self.batch_size.clone()))
+        registry.register(Box::new(self.batch_size.clone()))?;
+        registry.register(Box::new(self.parked.clone()))?;
+        registry.register(Box::new(self.rebuild_running.clone()))?;
+        registry.register(Box::new(self.rebuild_done.clone()))?;
+        registry.register(Box::new(self.rebuild_total.clone()))
+    }
+
+    /// So many streams are parked.
+    pub fn parked(&self, streams: u64) {
+        self.parked.set(gauge(streams));
+    }
+
+    /// How the rebuild goes.
+    pub fn rebuild(&self, state: &RebuildState) {
+        self.rebuild_running.set(i64::from(state.is_running));
+        self.rebuild_done.set(gauge(state.done.0));
+        self.rebuild_total.set(gauge(state.total.0));
     }
 
     /// Somebody looked: the log ends at `head`, the views are at `projected`, and so

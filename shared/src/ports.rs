@@ -13,7 +13,7 @@ use crate::domain::answer::{Answer, Key};
 use crate::domain::filter::{Field, Filter};
 use crate::domain::log_event::{LogEvent, Rejection, Session};
 use crate::domain::outcome::{Fingerprint, Happened, IdempotencyKey, Kept, Outcome};
-use crate::domain::projection::{Changes, EventChange};
+use crate::domain::projection::{Change, Changes, EventChange, Parked};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
 
@@ -323,6 +323,13 @@ pub trait ViewReader: Send + Sync {
 
     /// How far the views are.
     async fn checkpoint(&self) -> Result<Checkpoint, StoreError>;
+
+    /// How many streams are parked. It costs next to nothing while there is none.
+    async fn parked(&self) -> Result<u64, StoreError>;
+
+    /// Since when a stream is parked, if it is: as it was when the last `reached` of the
+    /// caller returned, or later. It costs next to nothing while no stream is parked.
+    async fn parked_stream(&self, stream: &StreamId) -> Result<Option<Parked>, StoreError>;
 }
 
 /// A log event of the read store.
@@ -515,7 +522,35 @@ pub trait LogReader: Send + Sync {
     async fn rejections(&self, query: ListQuery) -> Result<Seen<Page<Arc<Rejection>>>, StoreError>;
 }
 
+/// Streams that may be parked at once. Where more events cannot be projected something
+/// else is wrong than some events, and the projector stops at the next one.
+pub const PARKED_MAX: usize = 10_000;
+
+/// Which views are written: those that readers see, or those that are built beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    Live,
+    Next,
+}
+
+/// What reading a parked stream again came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replayed {
+    /// The entry that was carried out, as `ViewWriter::parked` gave it.
+    pub was: Parked,
+    /// What the last event that could be projected makes of the stream's row; none if
+    /// that is still the first that cannot.
+    pub change: Option<Change>,
+    /// Where the stream is parked now; none: it is not any more.
+    pub still: Option<Parked>,
+}
+
 /// The read store, written by one projector at a time.
+///
+/// There are two generations at most: the live one, which readers see, and while a
+/// rebuild runs the next one beside it, with rows, a checkpoint and parked streams of its
+/// own. All calls but `resume`, `interrupted` and `asked` may fail with `Conflict`, if it is no longer
+/// this process's turn or the views are elsewhere than believed: resume.
 #[async_trait]
 pub trait ViewWriter: Send + Sync {
     /// How far the views of this log are: where to go on. Views that have no log yet
@@ -528,19 +563,94 @@ pub trait ViewWriter: Send + Sync {
     /// looked at that then.)
     async fn resume(&self, log: LogId, end: Position) -> Result<Checkpoint, StoreError>;
 
-    /// Writes changes, in log order, and moves the checkpoint from one place to
-    /// another. A crash leaves all of it or something that the same call repeated
-    /// completes. Changes that the views have seen already change nothing: a late
-    /// put cannot undo a removal.
+    /// Writes changes, in log order, and moves the checkpoint of a generation from one
+    /// place to another. A crash leaves all of it or something that the same call
+    /// repeated completes; streams are parked together with the checkpoint. Changes that
+    /// the views have seen already change nothing: a late put cannot undo a removal.
     ///
     /// # Errors
-    /// `Conflict` if the checkpoint is not at `from`, or if it is no longer this
-    /// process's turn: resume.
-    async fn apply(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError>;
+    /// `Conflict` also if the checkpoint is not at `from`.
+    async fn apply(
+        &self,
+        generation: Generation,
+        from: Checkpoint,
+        changes: Changes,
+        to: Checkpoint,
+    ) -> Result<(), StoreError>;
 
     /// Returns when the views were put back by something other than `apply`, or when
     /// it is another process's turn, so that the projector must resume; else never.
     async fn interrupted(&self);
+
+    /// The streams that are parked in a generation; up to `PARKED_MAX`.
+    async fn parked(&self, generation: Generation) -> Result<Vec<Parked>, StoreError>;
+
+    /// Writes what reading a parked stream of the live views again came to; `at` is their
+    /// checkpoint. The change is that of an event up to `at`, and the row takes it though
+    /// the views have passed that place. A crash leaves the entry and its replay asked for
+    /// until all of it is durable.
+    async fn replayed(&self, at: Checkpoint, replayed: Replayed) -> Result<(), StoreError>;
+
+    /// Returns when a replay or a rebuild may have been asked for since it returned last;
+    /// it may also return for nothing, about once a second.
+    async fn asked(&self);
+
+    /// Begins the next generation if a rebuild is asked for, or goes on with it, and
+    /// gives its checkpoint; none if no rebuild is asked for. `head` is the position of
+    /// the log's last event of ours, for the progress.
+    async fn rebuild(&self, head: Position) -> Result<Option<Checkpoint>, StoreError>;
+
+    /// Makes the next generation the live one, for all readers within a second; at these
+    /// places of the two, between which the log holds no event of ours. It is `false`, and nothing
+    /// has changed, if the next one has not passed every position that a row of the live
+    /// one may have yet. Afterwards the live views are at the later of the two: resume.
+    async fn swap(&self, live: Checkpoint, next: Checkpoint) -> Result<bool, StoreError>;
+}
+
+/// How a rebuild goes. Positions tell how far: most logs do not know how many events
+/// they hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RebuildState {
+    /// One is asked for or under way.
+    pub is_running: bool,
+    /// How far the next generation is; of the last rebuild where it ended.
+    pub done: Position,
+    /// How far the log was when it was looked at last.
+    pub total: Position,
+    /// When it was asked for.
+    pub started_at: Option<Timestamp>,
+    /// When the last one was done.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// Which parked streams to list, in the order of their names' bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParkedQuery {
+    pub after: Option<StreamId>,
+    /// At least 1.
+    pub limit: usize,
+}
+
+/// What an operator asks of the views. Requests are durable before they are answered, and
+/// are carried out by whoever writes the views, wherever they were asked for.
+#[async_trait]
+pub trait ViewOperator: Send + Sync {
+    /// Parked streams.
+    async fn parked_streams(&self, query: ParkedQuery) -> Result<Page<Parked>, StoreError>;
+
+    /// Asks that a parked stream, or each of them, is read again from where it is parked.
+    /// Gives how many that are.
+    async fn ask_replay(&self, stream: Option<&StreamId>) -> Result<u64, StoreError>;
+
+    /// Asks that all views are built anew beside the live ones.
+    ///
+    /// # Errors
+    /// `Conflict` while a rebuild is asked for or under way; `Unavailable` before anything
+    /// was projected.
+    async fn ask_rebuild(&self, now: Timestamp) -> Result<(), StoreError>;
+
+    /// How the rebuild goes, or the last one went.
+    async fn rebuild_state(&self) -> Result<RebuildState, StoreError>;
 }
 
 /// Whether a store can do its work.

@@ -27,8 +27,8 @@ use shared::domain::stream::{Position, Revision};
 use shared::domain::time::Timestamp;
 use shared::http::lifecycle::Lifecycle;
 use shared::ports::{
-    Checkpoint, EventRef, EventsPage, EventsQuery, ListQuery, LogReader, Page, Record, Seen, StatsQuery, StatsRow,
-    StoreError, ViewReader, ViewWriter,
+    Checkpoint, EventRef, EventsPage, EventsQuery, Generation, ListQuery, LogReader, Page, Record, Seen, StatsQuery,
+    StatsRow, StoreError, ViewReader, ViewWriter,
 };
 use tower_service::Service;
 use uuid::Uuid;
@@ -129,7 +129,7 @@ impl Side {
             })
             .collect();
         let to = Checkpoint::at(Position(self.position));
-        self.log.views.apply(from, Changes::from(changes), to).await.unwrap();
+        self.log.views.apply(Generation::Live, from, Changes::from(changes), to).await.unwrap();
     }
 
     async fn get_with(&self, path: &str, headers: &[(&str, String)]) -> Response {

@@ -13,11 +13,13 @@ use projector_svc::watch::Watch;
 use shared::adapters::memory::{MemoryEvents, MemoryViews};
 use shared::clock;
 use shared::domain::answer::{AnswerEvent, Key};
-use shared::domain::projection::Changes;
+use shared::domain::projection::{Changes, Parked};
 use shared::domain::stream::{ExpectedRevision, Position, StreamId};
 use shared::http::lifecycle::Lifecycle;
 use shared::metrics::{Metrics, Part};
-use shared::ports::{Checkpoint, EventFeed, EventStore, Health, LogId, StoreError, ViewReader, ViewWriter};
+use shared::ports::{
+    Checkpoint, EventFeed, EventStore, Generation, Health, LogId, Replayed, StoreError, ViewReader, ViewWriter,
+};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -80,14 +82,42 @@ impl ViewWriter for Views {
         self.views.resume(log, end).await
     }
 
-    async fn apply(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
+    async fn apply(
+        &self,
+        generation: Generation,
+        from: Checkpoint,
+        changes: Changes,
+        to: Checkpoint,
+    ) -> Result<(), StoreError> {
         self.humour().await?;
         self.applied.fetch_add(1, Ordering::Relaxed);
-        self.views.apply(from, changes, to).await
+        self.views.apply(generation, from, changes, to).await
     }
 
     async fn interrupted(&self) {
         self.views.interrupted().await;
+    }
+
+    async fn parked(&self, generation: Generation) -> Result<Vec<Parked>, StoreError> {
+        ViewWriter::parked(&*self.views, generation).await
+    }
+
+    async fn replayed(&self, at: Checkpoint, replayed: Replayed) -> Result<(), StoreError> {
+        self.humour().await?;
+        self.views.replayed(at, replayed).await
+    }
+
+    async fn asked(&self) {
+        self.views.asked().await;
+    }
+
+    async fn rebuild(&self, head: Position) -> Result<Option<Checkpoint>, StoreError> {
+        self.views.rebuild(head).await
+    }
+
+    async fn swap(&self, live: Checkpoint, next: Checkpoint) -> Result<bool, StoreError> {
+        self.humour().await?;
+        self.views.swap(live, next).await
     }
 }
 
@@ -105,8 +135,9 @@ impl Running {
         let (events, views) = (MemoryEvents::new(PATIENCE), Arc::new(Views::default()));
         views.set(mood);
         let (metrics, lifecycle) = (Metrics::new("test", &[Part::Projection]).unwrap(), Lifecycle::default());
-        let projector = Projector::new(Arc::new(events.clone()), views.clone(), metrics.clone());
-        let watch = projector.watch(views.views.clone());
+        let log = Arc::new(events.clone());
+        let projector = Projector::new(log.clone(), log, views.clone(), metrics.clone());
+        let watch = projector.watch(views.views.clone(), views.views.clone());
         let projecting = tokio::spawn(projector.run(lifecycle.clone()));
         Self { events, views, metrics, watch, lifecycle, projecting }
     }

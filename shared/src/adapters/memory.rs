@@ -9,21 +9,23 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use super::progress::Progress;
+use crate::clock;
 use crate::domain::answer::{Answer, Key};
 use crate::domain::filter::Filter;
 use crate::domain::log_event::{Rejection, Session};
 use crate::domain::outcome::{Happened, IdempotencyKey, Kept, Outcome};
-use crate::domain::projection::{AnswerChange, Changes, EventChange};
+use crate::domain::projection::{AnswerChange, Change, Changes, EventChange, Parked};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
     AnswersPage, AnswersQuery, Append, Appended, Batch, Checkpoint, Claim, ClaimedAppend, Direction, EventFeed,
-    EventRef, EventStore, EventsPage, EventsQuery, ListQuery, LogId, LogReader, Outcomes, Page, Record, Seen,
-    StatsQuery, StatsRow, StoreError, Subscription, ViewReader, ViewWriter, done,
+    EventRef, EventStore, EventsPage, EventsQuery, Generation, ListQuery, LogId, LogReader, Outcomes, Page,
+    ParkedQuery, RebuildState, Record, Replayed, Seen, StatsQuery, StatsRow, StoreError, Subscription, ViewOperator,
+    ViewReader, ViewWriter, done,
 };
 
 /// The log in memory.
@@ -236,8 +238,17 @@ impl Subscription for MemorySubscription {
 
 /// The read store in memory.
 pub struct MemoryViews {
-    rows: RwLock<Rows>,
+    state: RwLock<Views>,
     reached: Progress,
+    asked: Notify,
+}
+
+#[derive(Default)]
+struct Views {
+    live: Rows,
+    /// Those that are built beside them.
+    next: Option<Rows>,
+    rebuild: RebuildState,
 }
 
 #[derive(Default)]
@@ -245,6 +256,45 @@ struct Rows {
     answers: BTreeMap<Key, Answer>,
     log: log::LogRows,
     checkpoint: Checkpoint,
+    parked: BTreeMap<StreamId, Parked>,
+}
+
+impl Rows {
+    fn apply(&mut self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
+        let seen = self.checkpoint;
+        if seen != from {
+            return Err(StoreError::Conflict);
+        }
+        changes.answers.into_iter().filter(|new| !seen.has_reached(new.position)).for_each(|change| self.put(change));
+        let unseen = changes.log.into_iter().filter(|new| !seen.has_reached(new.position()));
+        unseen.for_each(|change| self.log.apply(change));
+        self.parked.extend(changes.parked.into_iter().map(|parked| (parked.stream.clone(), parked)));
+        self.checkpoint = seen.max(to);
+        Ok(())
+    }
+
+    fn put(&mut self, AnswerChange { key, value, revision, .. }: AnswerChange) {
+        match value {
+            Some(value) => self.answers.insert(key.clone(), Answer { key, value, revision }),
+            None => self.answers.remove(&key),
+        };
+    }
+
+    fn replayed(&mut self, at: Checkpoint, Replayed { was, change, still }: Replayed) -> Result<(), StoreError> {
+        if self.checkpoint != at || !self.parked.contains_key(&was.stream) {
+            return Err(StoreError::Conflict);
+        }
+        match change {
+            Some(Change::Answer(change)) => self.put(change),
+            Some(Change::Log(change)) => self.log.apply(change),
+            None => {}
+        }
+        match still {
+            Some(still) => self.parked.insert(was.stream, still),
+            None => self.parked.remove(&was.stream),
+        };
+        Ok(())
+    }
 }
 
 impl Default for MemoryViews {
@@ -256,12 +306,12 @@ impl Default for MemoryViews {
 impl MemoryViews {
     /// Empty views.
     pub fn new() -> Self {
-        Self { rows: RwLock::default(), reached: Progress::new(0) }
+        Self { state: RwLock::default(), reached: Progress::new(0), asked: Notify::new() }
     }
 
     /// What is in the rows of the event log, and up to where.
     fn look<T>(&self, at: impl FnOnce(&log::LogRows) -> T) -> Seen<T> {
-        let rows = self.rows.read();
+        let rows = &self.state.read().live;
         Seen { found: at(&rows.log), position: rows.checkpoint.position() }
     }
 }
@@ -269,12 +319,12 @@ impl MemoryViews {
 #[async_trait]
 impl ViewReader for MemoryViews {
     async fn answer(&self, key: &Key) -> Result<Seen<Option<Answer>>, StoreError> {
-        let rows = self.rows.read();
+        let rows = &self.state.read().live;
         Ok(Seen { found: rows.answers.get(key).cloned(), position: rows.checkpoint.position() })
     }
 
     async fn answers(&self, query: AnswersQuery) -> Result<Seen<AnswersPage>, StoreError> {
-        let rows = self.rows.read();
+        let rows = &self.state.read().live;
         let after = query.after.as_deref().filter(|after| *after >= query.prefix.as_str());
         let start = after.map_or(Bound::Included(query.prefix.as_str()), Bound::Excluded);
         let found = rows
@@ -298,7 +348,15 @@ impl ViewReader for MemoryViews {
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint, StoreError> {
-        Ok(self.rows.read().checkpoint)
+        Ok(self.state.read().live.checkpoint)
+    }
+
+    async fn parked(&self) -> Result<u64, StoreError> {
+        Ok(self.state.read().live.parked.len() as u64)
+    }
+
+    async fn parked_stream(&self, stream: &StreamId) -> Result<Option<Parked>, StoreError> {
+        Ok(self.state.read().live.parked.get(stream).cloned())
     }
 }
 
@@ -344,31 +402,112 @@ impl LogReader for MemoryViews {
 #[async_trait]
 impl ViewWriter for MemoryViews {
     async fn resume(&self, _log: LogId, _end: Position) -> Result<Checkpoint, StoreError> {
-        Ok(self.rows.read().checkpoint)
+        Ok(self.state.read().live.checkpoint)
     }
 
-    async fn apply(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
-        let mut rows = self.rows.write();
-        let seen = rows.checkpoint;
-        if seen != from {
-            return Err(StoreError::Conflict);
+    async fn apply(
+        &self,
+        generation: Generation,
+        from: Checkpoint,
+        changes: Changes,
+        to: Checkpoint,
+    ) -> Result<(), StoreError> {
+        let mut state = self.state.write();
+        match generation {
+            Generation::Live => {
+                state.live.apply(from, changes, to)?;
+                self.reached.advance(state.live.checkpoint.position().0);
+            }
+            Generation::Next => state.next.as_mut().ok_or(StoreError::Conflict)?.apply(from, changes, to)?,
         }
-        for AnswerChange { key, value, revision, .. } in
-            changes.answers.into_iter().filter(|new| !seen.has_reached(new.position))
-        {
-            match value {
-                Some(value) => rows.answers.insert(key.clone(), Answer { key, value, revision }),
-                None => rows.answers.remove(&key),
-            };
-        }
-        let unseen = changes.log.into_iter().filter(|new| !seen.has_reached(new.position()));
-        unseen.for_each(|change| rows.log.apply(change));
-        rows.checkpoint = seen.max(to);
-        self.reached.advance(rows.checkpoint.position().0);
         Ok(())
     }
 
     async fn interrupted(&self) {
         std::future::pending().await
+    }
+
+    async fn parked(&self, generation: Generation) -> Result<Vec<Parked>, StoreError> {
+        let state = self.state.read();
+        let rows = match generation {
+            Generation::Live => Some(&state.live),
+            Generation::Next => state.next.as_ref(),
+        };
+        Ok(rows.into_iter().flat_map(|rows| rows.parked.values().cloned()).collect())
+    }
+
+    async fn replayed(&self, at: Checkpoint, replayed: Replayed) -> Result<(), StoreError> {
+        self.state.write().live.replayed(at, replayed)
+    }
+
+    async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    async fn rebuild(&self, head: Position) -> Result<Option<Checkpoint>, StoreError> {
+        let mut state = self.state.write();
+        if !state.rebuild.is_running {
+            return Ok(None);
+        }
+        state.rebuild.total = head;
+        Ok(Some(state.next.get_or_insert_default().checkpoint))
+    }
+
+    async fn swap(&self, live: Checkpoint, next: Checkpoint) -> Result<bool, StoreError> {
+        let mut state = self.state.write();
+        let built = state.next.as_ref().map(|rows| rows.checkpoint);
+        if state.live.checkpoint != live || built != Some(next) {
+            return Err(StoreError::Conflict);
+        }
+        let mut rows = state.next.take().unwrap_or_default();
+        rows.checkpoint = live.max(next);
+        let at = rows.checkpoint.position();
+        state.live = rows;
+        let total = state.rebuild.total.max(at);
+        let (done, finished_at) = (total, Some(clock::now()));
+        state.rebuild = RebuildState { is_running: false, done, total, finished_at, ..state.rebuild };
+        self.reached.advance(at.0);
+        Ok(true)
+    }
+}
+
+#[async_trait]
+impl ViewOperator for MemoryViews {
+    async fn parked_streams(&self, query: ParkedQuery) -> Result<Page<Parked>, StoreError> {
+        let state = self.state.read();
+        let start = query.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut behind = state.live.parked.range((start, Bound::Unbounded)).map(|(_, parked)| parked.clone());
+        let found = behind.by_ref().take(query.limit).collect();
+        Ok(Page { found, more: behind.next().is_some() })
+    }
+
+    async fn ask_replay(&self, stream: Option<&StreamId>) -> Result<u64, StoreError> {
+        let mut state = self.state.write();
+        let meant =
+            state.live.parked.values_mut().filter(|parked| stream.is_none_or(|stream| parked.stream == *stream));
+        let count = meant.map(|parked| parked.replay = true).count();
+        self.asked.notify_one();
+        Ok(count as u64)
+    }
+
+    async fn ask_rebuild(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut state = self.state.write();
+        if state.rebuild.is_running {
+            return Err(StoreError::Conflict);
+        }
+        let (is_running, started_at) = (true, Some(now));
+        state.rebuild = RebuildState { is_running, started_at, ..RebuildState::default() };
+        self.asked.notify_one();
+        Ok(())
+    }
+
+    async fn rebuild_state(&self) -> Result<RebuildState, StoreError> {
+        let state = self.state.read();
+        let mut rebuild = state.rebuild;
+        if rebuild.is_running {
+            rebuild.done = state.next.as_ref().map_or(Position::START, |rows| rows.checkpoint.position());
+            rebuild.total = rebuild.total.max(state.live.checkpoint.position());
+        }
+        Ok(rebuild)
     }
 }

@@ -30,10 +30,12 @@ use super::progress::Progress;
 use crate::domain::answer::{Answer, Key};
 use crate::domain::projection::{Changes, EventChange, fold};
 use crate::domain::stream::Position;
-use crate::ports::{AnswersPage, AnswersQuery, Checkpoint, Health, LogId, Seen, StoreError, ViewReader, ViewWriter};
+use crate::ports::{
+    AnswersPage, AnswersQuery, Checkpoint, Generation, Health, LogId, Seen, StoreError, ViewReader, ViewWriter,
+};
 use connection::Connection;
 use lease::Turn;
-use meta::{Generation, Looks, Meta};
+use meta::{Looks, Meta, Rows};
 use waiting::Waiting;
 
 /// How old the meta document may be that a read of one answer goes by: its own row
@@ -234,7 +236,7 @@ impl Inner {
     /// Writes rows, then the checkpoint.
     async fn write(&self, turn: &Turn, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
         let database = self.database().await?;
-        let Changes { mut answers, log } = changes;
+        let Changes { mut answers, log, parked: _ } = changes;
         let removed = answers.iter().filter(|change| change.value.is_none()).map(|change| change.position).max();
         if let Some(unseen) = removed.max(log::unseen(&log))
             && !meta::announce(database, turn, unseen).await?
@@ -254,7 +256,7 @@ impl Inner {
     /// Reads one row; `at` tells the position that it rests on.
     async fn one<T, F>(
         &self,
-        find: impl FnOnce(Database, Generation) -> F,
+        find: impl FnOnce(Database, Rows) -> F,
         at: impl Fn(&T) -> Position,
     ) -> Result<Seen<Option<T>>, StoreError>
     where
@@ -269,7 +271,7 @@ impl Inner {
 
     /// Reads many rows, or none by what they leave out; `none` is what there is before
     /// anything was projected. Where the rows were replaced meanwhile it reads again.
-    async fn listed<T, F>(&self, none: T, list: impl Fn(Database, Generation) -> F) -> Result<Seen<T>, StoreError>
+    async fn listed<T, F>(&self, none: T, list: impl Fn(Database, Rows) -> F) -> Result<Seen<T>, StoreError>
     where
         F: Future<Output = Result<Seen<T>, StoreError>>,
     {
@@ -349,8 +351,7 @@ async fn renew(views: Weak<Inner>, turn: Turn) {
 #[async_trait]
 impl ViewReader for MongoViews {
     async fn answer(&self, key: &Key) -> Result<Seen<Option<Answer>>, StoreError> {
-        let find =
-            |database: Database, rows: Generation| async move { rows::find(&database, &rows.answers(), key).await };
+        let find = |database: Database, rows: Rows| async move { rows::find(&database, &rows.answers(), key).await };
         let Seen { found, position } = self.0.one(find, |row| row.position).await?;
         Ok(Seen { found: found.and_then(|row| row.answer(key.clone())), position })
     }
@@ -358,8 +359,7 @@ impl ViewReader for MongoViews {
     async fn answers(&self, query: AnswersQuery) -> Result<Seen<AnswersPage>, StoreError> {
         let none = AnswersPage { answers: Vec::new(), more: false };
         let query = &query;
-        let page =
-            |database: Database, rows: Generation| async move { rows::page(&database, &rows.answers(), query).await };
+        let page = |database: Database, rows: Rows| async move { rows::page(&database, &rows.answers(), query).await };
         self.0.listed(none, page).await
     }
 
@@ -374,6 +374,36 @@ impl ViewReader for MongoViews {
 
     async fn checkpoint(&self) -> Result<Checkpoint, StoreError> {
         Ok(self.0.look(Instant::now()).await?.map_or(Checkpoint::START, |meta| meta.checkpoint()))
+    }
+
+    async fn parked(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    async fn parked_stream(
+        &self,
+        _stream: &crate::domain::stream::StreamId,
+    ) -> Result<Option<crate::domain::projection::Parked>, StoreError> {
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl crate::ports::ViewOperator for MongoViews {
+    async fn parked_streams(
+        &self,
+        _query: crate::ports::ParkedQuery,
+    ) -> Result<crate::ports::Page<crate::domain::projection::Parked>, StoreError> {
+        todo!()
+    }
+    async fn ask_replay(&self, _stream: Option<&crate::domain::stream::StreamId>) -> Result<u64, StoreError> {
+        todo!()
+    }
+    async fn ask_rebuild(&self, _now: crate::domain::time::Timestamp) -> Result<(), StoreError> {
+        todo!()
+    }
+    async fn rebuild_state(&self) -> Result<crate::ports::RebuildState, StoreError> {
+        Ok(crate::ports::RebuildState::default())
     }
 }
 
@@ -402,7 +432,13 @@ impl ViewWriter for MongoViews {
         Ok(checkpoint)
     }
 
-    async fn apply(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
+    async fn apply(
+        &self,
+        generation: Generation,
+        from: Checkpoint,
+        changes: Changes,
+        to: Checkpoint,
+    ) -> Result<(), StoreError> {
         let turn = self.0.turn.borrow().clone().ok_or(StoreError::Conflict)?;
         if turn.at != from {
             return Err(StoreError::Conflict);
@@ -436,6 +472,22 @@ impl ViewWriter for MongoViews {
     async fn interrupted(&self) {
         // The sender lives as long as self.
         let _ = self.0.turn.subscribe().wait_for(Option::is_none).await;
+    }
+
+    async fn parked(&self, _generation: Generation) -> Result<Vec<crate::domain::projection::Parked>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn replayed(&self, _at: Checkpoint, _replayed: crate::ports::Replayed) -> Result<(), StoreError> {
+        todo!()
+    }
+    async fn asked(&self) {
+        std::future::pending().await
+    }
+    async fn rebuild(&self, _head: Position) -> Result<Option<Checkpoint>, StoreError> {
+        Ok(None)
+    }
+    async fn swap(&self, _live: Checkpoint, _next: Checkpoint) -> Result<bool, StoreError> {
+        todo!()
     }
 }
 

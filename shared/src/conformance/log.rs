@@ -20,8 +20,8 @@ use crate::domain::projection::{EventChange, LogChange};
 use crate::domain::stream::{Position, Revision};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    Checkpoint, EventRef, EventsQuery, From, ListQuery, LogReader, Order, Page, Record, Seen, SortKey, StatsQuery,
-    StatsRow, StoreError, Ties, ViewReader, ViewWriter,
+    Checkpoint, EventRef, EventsQuery, From, Generation, ListQuery, LogReader, Order, Page, Record, Seen, SortKey,
+    StatsQuery, StatsRow, StoreError, Ties, ViewReader, ViewWriter,
 };
 
 const ORDERS: [SortKey; 5] =
@@ -123,7 +123,7 @@ impl Log {
             }
         }
         let to = Checkpoint::at(to.max(self.at.position()));
-        soon("apply", self.writer.apply(self.at, changes.into(), to)).await.expect("applied");
+        soon("apply", self.writer.apply(Generation::Live, self.at, changes.into(), to)).await.expect("applied");
         self.at = to;
         soon("the position that was applied", self.views.reached(to.position())).await.expect("reached");
     }

@@ -11,7 +11,7 @@ use super::{DEADLINE, soon};
 use crate::domain::answer::{Answer, Key};
 use crate::domain::projection::{AnswerChange, Changes};
 use crate::domain::stream::{Position, Revision};
-use crate::ports::{AnswersQuery, Checkpoint, LogId, StoreError, ViewReader, ViewWriter};
+use crate::ports::{AnswersQuery, Checkpoint, Generation, LogId, StoreError, ViewReader, ViewWriter};
 
 /// The log that the views are told of.
 pub(super) const LOG: LogId = LogId(Uuid::from_u128(0x6d5f_5e0a_9c1e_4f0b_8a53_27f1_c0de_0001));
@@ -83,7 +83,7 @@ impl Views {
     async fn apply(&mut self, changes: &[(&Key, Option<&str>)]) -> Vec<AnswerChange> {
         let changes = self.changes(changes);
         let to = changes.last().map_or(self.at, |last| Checkpoint::at(last.position));
-        soon("apply", self.writer.apply(self.at, changes.clone().into(), to)).await.expect("applied");
+        soon("apply", self.writer.apply(Generation::Live, self.at, changes.clone().into(), to)).await.expect("applied");
         self.at = to;
         soon("the position that was applied", self.reader.reached(to.position())).await.expect("reached");
         changes
@@ -166,7 +166,7 @@ impl Views {
         self.checkpoint_is(self.at, "where nothing changed").await;
         // Events that change nothing move the checkpoint too.
         let to = Checkpoint::at(Position(self.at.position().0 + 10));
-        self.writer.apply(self.at, Changes::default(), to).await.expect("applied");
+        self.writer.apply(Generation::Live, self.at, Changes::default(), to).await.expect("applied");
         self.at = to;
         soon("a position without changes", self.reader.reached(to.position())).await.expect("reached");
         self.checkpoint_is(self.at, "behind events that change nothing").await;
@@ -180,7 +180,7 @@ impl Views {
         let to = Checkpoint::at(late[0].position);
         let ahead = Checkpoint::at(Position(self.at.position().0 + 1));
         for from in [before, Checkpoint::START, ahead, to] {
-            let applied = soon("apply", self.writer.apply(from, late.clone().into(), to)).await;
+            let applied = soon("apply", self.writer.apply(Generation::Live, from, late.clone().into(), to)).await;
             assert!(matches!(applied, Err(StoreError::Conflict)), "from {from:?}: {applied:?}");
             self.checkpoint_is(self.at, "after a conflict").await;
             self.holds(&put[0], "a conflict changes nothing").await;
@@ -198,7 +198,7 @@ impl Views {
         ];
         again.extend(self.changes(&[(&new, Some("1"))]));
         let to = Checkpoint::at(again[3].position);
-        self.writer.apply(self.at, again.clone().into(), to).await.expect("applied");
+        self.writer.apply(Generation::Live, self.at, again.clone().into(), to).await.expect("applied");
         self.at = to;
         soon("the position that was applied", self.reader.reached(to.position())).await.expect("reached");
         self.holds(&put[0], "a position that was reached puts nothing").await;
@@ -423,7 +423,7 @@ impl Views {
                 let at = race.keys.iter().position(|key| *key == change.key).expect("a raced key");
                 race.due[at].store(change.position.0, Ordering::SeqCst);
             }
-            soon("apply", self.writer.apply(self.at, changes.into(), to)).await.expect("applied");
+            soon("apply", self.writer.apply(Generation::Live, self.at, changes.into(), to)).await.expect("applied");
             self.at = to;
             if round % 16 == 0 {
                 tokio::task::yield_now().await;

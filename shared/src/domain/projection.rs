@@ -7,6 +7,10 @@ use uuid::Uuid;
 use super::answer::{AnswerEvent, Key, UnreadableEvent};
 use super::log_event::{LogEvent, Rejection, Session, event_after};
 use super::stream::{Position, RecordedEvent, Revision, StreamId, Subject};
+use super::time::Timestamp;
+
+/// Bytes that are kept of why a stream is parked.
+const ERROR_BYTES: usize = 300;
 
 /// One absolute change of the read store, so that a replay lands in the same place.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +24,8 @@ pub enum Change {
 pub struct Changes {
     pub answers: Vec<AnswerChange>,
     pub log: Vec<LogChange>,
+    /// Streams that are parked from here on.
+    pub parked: Vec<Parked>,
 }
 
 impl Changes {
@@ -31,14 +37,14 @@ impl Changes {
         }
     }
 
-    /// How many there are.
+    /// How many rows there are to change.
     pub fn len(&self) -> usize {
         self.answers.len() + self.log.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.parked.is_empty()
     }
 }
 
@@ -52,13 +58,13 @@ impl FromIterator<Change> for Changes {
 
 impl From<Vec<AnswerChange>> for Changes {
     fn from(answers: Vec<AnswerChange>) -> Self {
-        Self { answers, log: Vec::new() }
+        Self { answers, ..Self::default() }
     }
 }
 
 impl From<Vec<LogChange>> for Changes {
     fn from(log: Vec<LogChange>) -> Self {
-        Self { answers: Vec::new(), log }
+        Self { log, ..Self::default() }
     }
 }
 
@@ -117,6 +123,38 @@ pub struct Unprojectable {
     pub revision: Revision,
     pub position: Position,
     pub source: UnreadableEvent,
+}
+
+/// A stream that the views do not follow any more: one of its events cannot be
+/// projected, and what comes behind that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    pub stream: StreamId,
+    /// Of the first event that cannot be projected.
+    pub revision: Revision,
+    /// Of the same event.
+    pub position: Position,
+    /// Why it cannot be, in a few words.
+    pub error: String,
+    /// When that was found.
+    pub since: Timestamp,
+    /// A replay has been asked for and not been carried out yet.
+    pub replay: bool,
+}
+
+impl Parked {
+    /// Parks the stream of an event that cannot be projected.
+    pub fn new(event: &Unprojectable, since: Timestamp) -> Self {
+        let Unprojectable { stream, revision, position, source } = event;
+        let mut error = source.to_string();
+        error.truncate(error.floor_char_boundary(ERROR_BYTES));
+        Self { stream: stream.clone(), revision: *revision, position: *position, error, since, replay: false }
+    }
+
+    /// Whether an event waits behind the one that cannot be projected, or is that one.
+    pub fn holds(&self, event: &RecordedEvent) -> bool {
+        self.stream == event.stream && self.revision <= event.revision
+    }
 }
 
 /// The changes that an event makes.

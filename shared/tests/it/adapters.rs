@@ -12,7 +12,9 @@ use shared::domain::filter::Filter;
 use shared::domain::log_event::{Members, Session, recording};
 use shared::domain::projection::{Change, LogChange, project};
 use shared::domain::stream::{ExpectedRevision, NewEvent, Position, Revision, StreamId};
-use shared::ports::{Checkpoint, EventFeed, EventRef, EventStore, LogReader, StoreError, ViewReader, ViewWriter};
+use shared::ports::{
+    Checkpoint, EventFeed, EventRef, EventStore, Generation, LogReader, StoreError, ViewReader, ViewWriter,
+};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -238,7 +240,7 @@ async fn embedded_views_of_another_log_or_ahead_are_filled_again() {
         close(closing);
         let before = std::fs::read(folder.path().join("views.db")).unwrap();
         let store = Store { open: open(folder.path()), folder };
-        store.open.views.apply(at, std::iter::once(change).collect(), to).await.unwrap();
+        store.open.views.apply(Generation::Live, at, std::iter::once(change).collect(), to).await.unwrap();
         let Store { folder, open: closing } = store;
         close(closing);
         if file == "log-views.db" {
@@ -312,7 +314,7 @@ async fn project_all(store: &Store) {
     while !at.has_reached(events.head().await.unwrap()) {
         let batch = subscription.next(100).await.unwrap();
         let changes = batch.events.iter().map(|event| project(event).unwrap()).collect();
-        views.apply(at, changes, batch.checkpoint).await.unwrap();
+        views.apply(Generation::Live, at, changes, batch.checkpoint).await.unwrap();
         at = batch.checkpoint;
     }
 }

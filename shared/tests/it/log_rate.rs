@@ -13,7 +13,7 @@ use shared::domain::log_event::{LogEvent, Members};
 use shared::domain::projection::{Changes, EventChange, LogChange};
 use shared::domain::stream::{Position, Revision};
 use shared::domain::time::Timestamp;
-use shared::ports::{Checkpoint, EventRef, EventsQuery, From, LogReader, Order, SortKey, Ties, ViewWriter};
+use shared::ports::{Checkpoint, EventRef, EventsQuery, From, Generation, LogReader, Order, SortKey, Ties, ViewWriter};
 use uuid::Uuid;
 
 use super::support::{close, env_number, open, resume};
@@ -86,7 +86,7 @@ async fn fill(views: &SqliteViews, count: u64) {
         let end = (first + BATCH).min(count + 1);
         let (changes, to) = (changes(first..end), Checkpoint::at(Position(end - 1)));
         let begun = Instant::now();
-        views.apply(at, changes, to).await.unwrap();
+        views.apply(Generation::Live, at, changes, to).await.unwrap();
         took += begun.elapsed();
         slowest = slowest.max(begun.elapsed());
         at = to;

@@ -21,7 +21,7 @@ use shared::domain::answer::Key;
 use shared::domain::projection::{AnswerChange, Changes};
 use shared::domain::stream::{Position, Revision};
 use shared::login::Login;
-use shared::ports::{AnswersQuery, Checkpoint, Health, LogId, StoreError, ViewReader, ViewWriter};
+use shared::ports::{AnswersQuery, Checkpoint, Generation, Health, LogId, StoreError, ViewReader, ViewWriter};
 use uuid::Uuid;
 
 use server::Place;
@@ -128,7 +128,7 @@ async fn project(views: &MongoViews, log: &Log, batch: usize, over: &AtomicBool)
         while !over.load(Ordering::SeqCst) {
             let changes = log.behind(from, batch);
             let Some(to) = changes.last().map(|last| Checkpoint::at(last.position)) else { return };
-            if views.apply(from, changes.into(), to).await.is_err() {
+            if views.apply(Generation::Live, from, changes.into(), to).await.is_err() {
                 continue 'resumed;
             }
             from = to;
@@ -167,7 +167,10 @@ async fn a_login_is_asked_for_and_never_told() {
     let Some(place) = Place::own(Some(login.clone())) else { return };
     let views = place.views();
     resume(&views).await;
-    views.apply(Checkpoint::START, vec![change("k", Some("v"), 0, 1)].into(), at(1)).await.expect("applied");
+    views
+        .apply(Generation::Live, Checkpoint::START, vec![change("k", Some("v"), 0, 1)].into(), at(1))
+        .await
+        .expect("applied");
     assert_eq!(value(&views, "k").await.as_deref(), Some("v"));
     for login in [Some(Login { pass: "s3cr:t/wrong".into(), ..login }), None] {
         let mut options = place.options(Serves::AnyLog);
@@ -220,8 +223,8 @@ async fn a_read_rests_on_tombstones_too() {
     let views = place.views();
     resume(&views).await;
     let changes = [change("a", Some("1"), 0, 1), change("b", Some("1"), 0, 2), change("a", None, 1, 3)];
-    views.apply(Checkpoint::START, changes[..2].to_vec().into(), at(2)).await.expect("applied");
-    views.apply(at(2), changes[2..].to_vec().into(), at(3)).await.expect("applied");
+    views.apply(Generation::Live, Checkpoint::START, changes[..2].to_vec().into(), at(2)).await.expect("applied");
+    views.apply(Generation::Live, at(2), changes[2..].to_vec().into(), at(3)).await.expect("applied");
     views.close().await;
     // As if the process had died before the checkpoint: the removal can be seen.
     let ahead = place.meta().await.get_i64("ahead").unwrap();
@@ -239,7 +242,7 @@ async fn a_read_rests_on_tombstones_too() {
     assert!(early.is_err(), "the position is not reached before the checkpoint is there");
     let next = place.views();
     assert_eq!(resume(&next).await, at(2));
-    next.apply(at(2), changes[2..].to_vec().into(), at(3)).await.expect("a repetition");
+    next.apply(Generation::Live, at(2), changes[2..].to_vec().into(), at(3)).await.expect("a repetition");
     tokio::time::timeout(Duration::from_secs(2), reader.reached(Position(3))).await.expect("soon").expect("reached");
     place.drop_database().await;
 }
@@ -260,16 +263,19 @@ async fn one_process_writes_and_the_next_takes_over() {
     // Longer than the lease: it is renewed.
     let renewed = tokio::time::timeout(Duration::from_secs(12), first.interrupted()).await;
     assert!(renewed.is_err() && !stand_by.is_finished(), "the lease is kept");
-    first.apply(Checkpoint::START, vec![change("a", Some("1"), 0, 1)].into(), at(1)).await.expect("applied");
+    first
+        .apply(Generation::Live, Checkpoint::START, vec![change("a", Some("1"), 0, 1)].into(), at(1))
+        .await
+        .expect("applied");
     let closed = Instant::now();
     first.close().await;
     let (resumed, taken) = stand_by.await.unwrap();
     assert_eq!(resumed, at(1));
     assert!(taken - closed < Duration::from_secs(3), "a released lease is taken at once");
     assert_eq!(epoch(place.meta().await), begun + 1, "each holder has an epoch of its own");
-    let late = first.apply(at(1), vec![change("a", Some("2"), 1, 2)].into(), at(2)).await;
+    let late = first.apply(Generation::Live, at(1), vec![change("a", Some("2"), 1, 2)].into(), at(2)).await;
     assert!(matches!(late, Err(StoreError::Conflict)), "{late:?}");
-    second.apply(at(1), vec![change("a", Some("2"), 1, 2)].into(), at(2)).await.expect("applied");
+    second.apply(Generation::Live, at(1), vec![change("a", Some("2"), 1, 2)].into(), at(2)).await.expect("applied");
     // A death: nobody releases anything.
     let died = Instant::now();
     drop(second);
@@ -298,7 +304,12 @@ async fn a_paused_holder_can_only_repeat() {
                 let views = MongoViews::connect(options).unwrap();
                 resume(&views).await;
                 views
-                    .apply(Checkpoint::START, log.behind(Checkpoint::START, 30).into(), Checkpoint::at(half))
+                    .apply(
+                        Generation::Live,
+                        Checkpoint::START,
+                        log.behind(Checkpoint::START, 30).into(),
+                        Checkpoint::at(half),
+                    )
                     .await
                     .unwrap();
                 views
@@ -308,7 +319,12 @@ async fn a_paused_holder_can_only_repeat() {
             wait.recv().unwrap();
             runtime.block_on(async {
                 let late = views
-                    .apply(Checkpoint::at(half), log.behind(Checkpoint::at(half), 10).into(), at(half.0 + 1))
+                    .apply(
+                        Generation::Live,
+                        Checkpoint::at(half),
+                        log.behind(Checkpoint::at(half), 10).into(),
+                        at(half.0 + 1),
+                    )
                     .await;
                 assert!(matches!(late, Err(StoreError::Conflict)), "{late:?}");
                 tokio::time::timeout(Duration::from_secs(5), views.interrupted()).await.expect("it learns of it");
@@ -346,7 +362,7 @@ async fn projectors_that_alternate_leave_a_fold_of_the_log() {
                         let changes = log.behind(from, 10 + 7 * number);
                         let Some(last) = changes.last() else { return turns };
                         let to = Checkpoint::at(last.position);
-                        if views.apply(from, changes.into(), to).await.is_err() {
+                        if views.apply(Generation::Live, from, changes.into(), to).await.is_err() {
                             break;
                         }
                         from = to;
@@ -374,7 +390,9 @@ async fn views_of_another_log_are_left_alone() {
     let Some(place) = Place::find() else { return };
     let own = place.views();
     resume(&own).await;
-    own.apply(Checkpoint::START, vec![change("a", Some("1"), 0, 7)].into(), at(7)).await.expect("applied");
+    own.apply(Generation::Live, Checkpoint::START, vec![change("a", Some("1"), 0, 7)].into(), at(7))
+        .await
+        .expect("applied");
     let before = place.meta().await.get_str("views").unwrap().to_owned();
     // It does not even wait for its turn.
     let other = place.views();
@@ -407,7 +425,10 @@ async fn a_monolith_shows_views_of_its_own_log_alone() {
     assert!(matches!(first.reached(Position(0)).await, Err(StoreError::Unavailable { .. })), "not compared yet");
     assert!(first.check().await.is_err());
     resume(&first).await;
-    first.apply(Checkpoint::START, vec![change("a", Some("1"), 0, 1)].into(), at(1)).await.expect("applied");
+    first
+        .apply(Generation::Live, Checkpoint::START, vec![change("a", Some("1"), 0, 1)].into(), at(1))
+        .await
+        .expect("applied");
     assert_eq!(value(&first, "a").await.as_deref(), Some("1"));
     // One that stands by reads, too.
     let second = own(&place);
@@ -455,7 +476,9 @@ async fn views_that_are_gone_are_filled_again() {
     let early = tokio::time::timeout(Duration::from_millis(300), reader.reached(end)).await;
     assert!(early.is_err(), "what was reached before does not count");
     let to = at(end.0 + 1);
-    let late = views.apply(Checkpoint::at(end), vec![change("late", Some("1"), 0, end.0 + 1)].into(), to).await;
+    let late = views
+        .apply(Generation::Live, Checkpoint::at(end), vec![change("late", Some("1"), 0, end.0 + 1)].into(), to)
+        .await;
     assert!(matches!(late, Err(StoreError::Conflict)), "{late:?}");
     project_all(&views, &log, 20).await;
     log.is_in(&place).await;
@@ -494,10 +517,10 @@ async fn nothing_is_scanned() {
     resume(&views).await;
     let name = |number: u64| format!("key-{number:05}");
     let put: Vec<_> = (0..1_000).map(|number| change(&name(number), Some("v"), 0, number + 1)).collect();
-    views.apply(Checkpoint::START, put.into(), at(1_000)).await.expect("applied");
+    views.apply(Generation::Live, Checkpoint::START, put.into(), at(1_000)).await.expect("applied");
     let removed = (0..1_000).filter(|number| number % 100 != 50);
     let removed = removed.map(|number| change(&name(number), None, 1, number + 1_001)).collect::<Vec<_>>();
-    views.apply(at(1_000), removed.into(), at(2_000)).await.expect("applied");
+    views.apply(Generation::Live, at(1_000), removed.into(), at(2_000)).await.expect("applied");
     let rows = place.rows().await.name().to_owned();
     let one = doc! { "find": &rows, "filter": { "_id": name(50) } };
     let range = doc! { "key": { "$gte": "key-", "$lt": "key." } };
@@ -538,7 +561,7 @@ async fn large_batches_are_split() {
     let large = "x".repeat(512 * 1024);
     for (revision, from) in [(0, 0), (1, 60)] {
         let put = (0..60).map(|number| change(&format!("{number:02}"), Some(&large), revision, from + number + 1));
-        views.apply(at(from), put.collect::<Vec<_>>().into(), at(from + 60)).await.expect("applied");
+        views.apply(Generation::Live, at(from), put.collect::<Vec<_>>().into(), at(from + 60)).await.expect("applied");
     }
     let count = place.rows().await.count_documents(doc! { "revision": 1_i64 }).await.unwrap();
     assert_eq!(count, 60);
@@ -556,7 +579,10 @@ async fn one_poller_asks_while_somebody_waits() {
     let Some(place) = Place::own(None) else { return };
     let (writer, reader) = (place.views(), place.views());
     resume(&writer).await;
-    writer.apply(Checkpoint::START, vec![change("a", Some("1"), 0, 1)].into(), at(1)).await.expect("applied");
+    writer
+        .apply(Generation::Live, Checkpoint::START, vec![change("a", Some("1"), 0, 1)].into(), at(1))
+        .await
+        .expect("applied");
     reader.reached(Position(1)).await.expect("reached");
     let Some(before) = queries(&place).await else { return };
     for _ in 0..1_000 {
@@ -588,7 +614,7 @@ async fn one_poller_asks_while_somebody_waits() {
         Instant::now()
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
-    writer.apply(at(1), Changes::default(), at(2)).await.expect("applied");
+    writer.apply(Generation::Live, at(1), Changes::default(), at(2)).await.expect("applied");
     let late = Instant::now();
     let late = waiter.await.unwrap().saturating_duration_since(late);
     assert!(late < Duration::from_millis(500), "{late:?}");
@@ -665,7 +691,10 @@ async fn a_database_that_hangs_is_not_waited_for() {
     let Some(place) = Place::own(None) else { return };
     let views = place.views();
     resume(&views).await;
-    views.apply(Checkpoint::START, vec![change("a", Some("1"), 0, 1)].into(), at(1)).await.expect("applied");
+    views
+        .apply(Generation::Live, Checkpoint::START, vec![change("a", Some("1"), 0, 1)].into(), at(1))
+        .await
+        .expect("applied");
     place.pause();
     let begun = Instant::now();
     let name = key("a");
@@ -674,7 +703,7 @@ async fn a_database_that_hangs_is_not_waited_for() {
     assert!(matches!(one, Err(StoreError::Unavailable { .. })), "{one:?}");
     assert!(matches!(all, Err(StoreError::Unavailable { .. })), "{all:?}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    let applied = views.apply(at(1), vec![change("a", Some("2"), 1, 2)].into(), at(2)).await;
+    let applied = views.apply(Generation::Live, at(1), vec![change("a", Some("2"), 1, 2)].into(), at(2)).await;
     assert!(matches!(applied, Err(StoreError::Unavailable { .. })), "{applied:?}");
     place.go_on();
     let returned = Instant::now();

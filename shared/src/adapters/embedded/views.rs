@@ -37,8 +37,8 @@ use crate::domain::log_event::{Rejection, Session};
 use crate::domain::projection::{Changes, EventChange, LogChange};
 use crate::domain::stream::{Position, Revision};
 use crate::ports::{
-    AnswersPage, AnswersQuery, Checkpoint, EventRef, EventsPage, EventsQuery, Health, ListQuery, LogId, LogReader,
-    Page, Record, Seen, StatsQuery, StatsRow, StoreError, ViewReader, ViewWriter,
+    AnswersPage, AnswersQuery, Checkpoint, EventRef, EventsPage, EventsQuery, Generation, Health, ListQuery, LogId,
+    LogReader, Page, Record, Seen, StatsQuery, StatsRow, StoreError, ViewReader, ViewWriter,
 };
 
 /// The version of the tables. Another one in the file: the views are rebuilt.
@@ -672,7 +672,7 @@ impl Inner {
     /// Takes changes: log events into their file, answers into memory, where they can
     /// be read at once.
     fn take(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
-        let Changes { answers: mut changes, log } = changes;
+        let Changes { answers: mut changes, log, parked: _ } = changes;
         if !log.is_empty() {
             self.take_log(from, &log, to)?;
         }
@@ -845,6 +845,36 @@ impl ViewReader for SqliteViews {
     async fn checkpoint(&self) -> Result<Checkpoint, StoreError> {
         Ok(Checkpoint::at(Position(self.0.reached.get())))
     }
+
+    async fn parked(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    async fn parked_stream(
+        &self,
+        _stream: &crate::domain::stream::StreamId,
+    ) -> Result<Option<crate::domain::projection::Parked>, StoreError> {
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl crate::ports::ViewOperator for SqliteViews {
+    async fn parked_streams(
+        &self,
+        _query: crate::ports::ParkedQuery,
+    ) -> Result<Page<crate::domain::projection::Parked>, StoreError> {
+        todo!()
+    }
+    async fn ask_replay(&self, _stream: Option<&crate::domain::stream::StreamId>) -> Result<u64, StoreError> {
+        todo!()
+    }
+    async fn ask_rebuild(&self, _now: crate::domain::time::Timestamp) -> Result<(), StoreError> {
+        todo!()
+    }
+    async fn rebuild_state(&self) -> Result<crate::ports::RebuildState, StoreError> {
+        Ok(crate::ports::RebuildState::default())
+    }
 }
 
 #[async_trait]
@@ -909,13 +939,35 @@ impl ViewWriter for SqliteViews {
         Ok(Checkpoint::at(self.0.recent.position()))
     }
 
-    async fn apply(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
+    async fn apply(
+        &self,
+        generation: Generation,
+        from: Checkpoint,
+        changes: Changes,
+        to: Checkpoint,
+    ) -> Result<(), StoreError> {
         let inner = self.0.clone();
         blocking(move || inner.take(from, changes, to)).await
     }
 
     async fn interrupted(&self) {
         self.0.put_back.notified().await;
+    }
+
+    async fn parked(&self, _generation: Generation) -> Result<Vec<crate::domain::projection::Parked>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn replayed(&self, _at: Checkpoint, _replayed: crate::ports::Replayed) -> Result<(), StoreError> {
+        todo!()
+    }
+    async fn asked(&self) {
+        std::future::pending().await
+    }
+    async fn rebuild(&self, _head: Position) -> Result<Option<Checkpoint>, StoreError> {
+        Ok(None)
+    }
+    async fn swap(&self, _live: Checkpoint, _next: Checkpoint) -> Result<bool, StoreError> {
+        todo!()
     }
 }
 

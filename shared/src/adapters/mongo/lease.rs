@@ -15,7 +15,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::connection::{READ, WRITE, within};
-use super::meta::{self, Generation, ID, Meta};
+use super::meta::{self, ID, Meta, Rows};
 use crate::ports::{Checkpoint, StoreError};
 
 /// How often the lease is renewed.
@@ -36,7 +36,7 @@ pub(super) struct Turn {
     holder: Uuid,
     epoch: i64,
     /// Where the rows are.
-    pub(super) rows: Generation,
+    pub(super) rows: Rows,
     /// Where the views are in this turn.
     pub(super) at: Checkpoint,
 }

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use mongodb::Database;
 use uuid::Uuid;
 
-use super::meta::Generation;
+use super::meta::Rows;
 use super::write::write;
 use super::{MongoViews, nothing};
 
@@ -29,7 +29,7 @@ use crate::ports::{
 };
 
 /// Makes what the rows need.
-pub(super) async fn prepare(database: &Database, rows: &Generation) -> Result<(), StoreError> {
+pub(super) async fn prepare(database: &Database, rows: &Rows) -> Result<(), StoreError> {
     events::prepare(database, &rows.events()).await?;
     listed::prepare(database, &rows.sessions()).await?;
     listed::prepare(database, &rows.rejections()).await
@@ -54,7 +54,7 @@ pub(super) fn unseen(changes: &[LogChange]) -> Option<Position> {
 }
 
 /// Writes rows. Of each event only the last change is.
-pub(super) async fn put(database: &Database, rows: &Generation, changes: Vec<LogChange>) -> Result<(), StoreError> {
+pub(super) async fn put(database: &Database, rows: &Rows, changes: Vec<LogChange>) -> Result<(), StoreError> {
     let (mut events, mut sessions, mut rejections) = (Vec::new(), Vec::new(), Vec::new());
     for change in changes {
         match change {
@@ -79,7 +79,7 @@ pub(super) async fn put(database: &Database, rows: &Generation, changes: Vec<Log
 /// whether there may be more.
 pub(super) async fn changes(
     database: &Database,
-    rows: &Generation,
+    rows: &Rows,
     after: Position,
     to: Position,
     limit: usize,
@@ -103,15 +103,14 @@ impl LogReader for MongoViews {
     async fn event(&self, which: EventRef) -> Result<Seen<Option<Record>>, StoreError> {
         match which {
             EventRef::Id(id) => {
-                let find = |database: Database, rows: Generation| async move {
-                    events::find(&database, &rows.events(), id).await
-                };
+                let find =
+                    |database: Database, rows: Rows| async move { events::find(&database, &rows.events(), id).await };
                 let Seen { found, position } = self.0.one(find, |change| change.position).await?;
                 Ok(Seen { found: found.and_then(events::record), position })
             }
             // A deleted one is in no index of numbers.
             EventRef::Number(number) => {
-                let find = |database: Database, rows: Generation| async move {
+                let find = |database: Database, rows: Rows| async move {
                     events::numbered(&database, &rows.events(), number).await
                 };
                 self.0.listed(None, find).await
@@ -122,8 +121,7 @@ impl LogReader for MongoViews {
     async fn events(&self, query: EventsQuery) -> Result<Seen<EventsPage>, StoreError> {
         let none = EventsPage { events: Vec::new(), more: false };
         let query = &query;
-        let page =
-            |database: Database, rows: Generation| async move { events::page(&database, &rows.events(), query).await };
+        let page = |database: Database, rows: Rows| async move { events::page(&database, &rows.events(), query).await };
         self.0.listed(none, page).await
     }
 
@@ -132,7 +130,7 @@ impl LogReader for MongoViews {
             let Some(meta) = self.0.shown(Instant::now()).await? else { return Ok(nothing(0)) };
             return Ok(Seen { found: meta.events(), position: meta.checkpoint().position() });
         }
-        let count = |database: Database, rows: Generation| async move {
+        let count = |database: Database, rows: Rows| async move {
             let found = events::count(&database, &rows.events(), filter).await?;
             Ok(Seen { found, position: Position::START })
         };
@@ -141,7 +139,7 @@ impl LogReader for MongoViews {
 
     async fn stats(&self, query: StatsQuery) -> Result<Seen<Option<Vec<StatsRow>>>, StoreError> {
         let query = &query;
-        let count = |database: Database, rows: Generation| async move {
+        let count = |database: Database, rows: Rows| async move {
             let found = stats::count(&database, &rows.events(), query).await?;
             Ok(Seen { found, position: Position::START })
         };
@@ -153,30 +151,28 @@ impl LogReader for MongoViews {
     }
 
     async fn session(&self, id: Uuid) -> Result<Seen<Option<Arc<Session>>>, StoreError> {
-        let find = |database: Database, rows: Generation| async move {
+        let find = |database: Database, rows: Rows| async move {
             listed::find(&database, &rows.sessions(), listed::by_id(id)).await
         };
         self.0.one(find, |session: &Session| session.position).await.map(shared)
     }
 
     async fn sessions(&self, query: ListQuery) -> Result<Seen<Page<Arc<Session>>>, StoreError> {
-        let page = |database: Database, rows: Generation| async move {
-            listed::page(&database, &rows.sessions(), query).await
-        };
+        let page =
+            |database: Database, rows: Rows| async move { listed::page(&database, &rows.sessions(), query).await };
         self.0.listed(Page { found: Vec::new(), more: false }, page).await
     }
 
     async fn rejection(&self, number: u64) -> Result<Seen<Option<Arc<Rejection>>>, StoreError> {
-        let find = |database: Database, rows: Generation| async move {
+        let find = |database: Database, rows: Rows| async move {
             listed::find(&database, &rows.rejections(), listed::by_position(number)).await
         };
         self.0.one(find, |rejection: &Rejection| Position(rejection.number)).await.map(shared)
     }
 
     async fn rejections(&self, query: ListQuery) -> Result<Seen<Page<Arc<Rejection>>>, StoreError> {
-        let page = |database: Database, rows: Generation| async move {
-            listed::page(&database, &rows.rejections(), query).await
-        };
+        let page =
+            |database: Database, rows: Rows| async move { listed::page(&database, &rows.rejections(), query).await };
         self.0.listed(Page { found: Vec::new(), more: false }, page).await
     }
 }

@@ -47,12 +47,12 @@ pub(super) struct Meta {
 /// The collections of rows that belong together. A later generation can be filled
 /// beside the one that is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Generation {
+pub(super) struct Rows {
     number: i64,
     views: String,
 }
 
-impl Generation {
+impl Rows {
     pub(super) fn answers(&self) -> String {
         self.named("answers")
     }
@@ -90,8 +90,8 @@ impl Meta {
     }
 
     /// Where the rows are.
-    pub(super) fn rows(&self) -> Generation {
-        Generation { number: self.generation, views: self.views.clone() }
+    pub(super) fn rows(&self) -> Rows {
+        Rows { number: self.generation, views: self.views.clone() }
     }
 
     /// Why these views cannot be used by this program, if they cannot.

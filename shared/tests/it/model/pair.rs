@@ -10,7 +10,8 @@ use shared::domain::projection::project as project_event;
 use shared::domain::stream::{ExpectedRevision, Position, RecordedEvent, Revision, StreamId};
 use shared::domain::time::Timestamp;
 use shared::ports::{
-    AnswersPage, AnswersQuery, Checkpoint, Direction, EventFeed, EventStore, Outcomes, ViewReader, ViewWriter,
+    AnswersPage, AnswersQuery, Checkpoint, Direction, EventFeed, EventStore, Generation, Outcomes, ViewReader,
+    ViewWriter,
 };
 use tempfile::TempDir;
 
@@ -48,7 +49,7 @@ pub(crate) async fn project(feed: &impl EventFeed, views: &(impl ViewReader + Vi
         let left = usize::try_from(to.0 - at.position().0).expect("small");
         let batch = subscription.next(left.min(7)).await.expect("events");
         let changes = batch.events.iter().map(|event| project_event(event).expect("readable")).collect();
-        views.apply(at, changes, batch.checkpoint).await.expect("applied");
+        views.apply(Generation::Live, at, changes, batch.checkpoint).await.expect("applied");
         at = batch.checkpoint;
     }
     views.reached(to).await.expect("reached");

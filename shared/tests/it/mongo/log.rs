@@ -17,7 +17,8 @@ use shared::domain::projection::{Changes, EventChange, LogChange};
 use shared::domain::stream::{Position, Revision};
 use shared::domain::time::Timestamp;
 use shared::ports::{
-    Checkpoint, EventRef, EventsQuery, From, ListQuery, LogReader, Order, SortKey, StatsQuery, Ties, ViewWriter,
+    Checkpoint, EventRef, EventsQuery, From, Generation, ListQuery, LogReader, Order, SortKey, StatsQuery, Ties,
+    ViewWriter,
 };
 use uuid::Uuid;
 
@@ -195,8 +196,8 @@ async fn queries_mean_what_they_mean_in_memory() {
     let mut from = Checkpoint::START;
     for batch in changes.chunks(50) {
         let to = Checkpoint::at(batch.last().unwrap().position);
-        mongo.apply(from, events(batch.to_vec()), to).await.unwrap();
-        memory.apply(from, events(batch.to_vec()), to).await.unwrap();
+        mongo.apply(Generation::Live, from, events(batch.to_vec()), to).await.unwrap();
+        memory.apply(Generation::Live, from, events(batch.to_vec()), to).await.unwrap();
         from = to;
     }
     let newest = Order { by: SortKey::Timestamp, descending: true, ties: Ties::Id };
@@ -222,8 +223,8 @@ async fn queries_mean_what_they_mean_in_memory() {
     let long = recorded(Members { message: Some("ΣxK".repeat(1_000)), ..one() }, position);
     let almost = recorded(Members { message: Some("ΣxK".repeat(999)), ..one() }, position + 1);
     let to = at(position + 1);
-    mongo.apply(from, events([long.clone(), almost.clone()]), to).await.unwrap();
-    memory.apply(from, events([long, almost]), to).await.unwrap();
+    mongo.apply(Generation::Live, from, events([long.clone(), almost.clone()]), to).await.unwrap();
+    memory.apply(Generation::Live, from, events([long, almost]), to).await.unwrap();
     for filter in [
         Filter::contains(Field::Message, "σX\u{212a}".repeat(1_000)),
         Filter::contains(Field::Message, "σxk".repeat(400)),
@@ -279,7 +280,7 @@ async fn an_event_of_the_largest_size_has_room() {
         |data: &Json, position| recorded(Members { data: data.as_object().cloned(), ..Members::default() }, position);
     let changes: Vec<_> =
         (1..=12).map(|position| of(if position % 2 == 0 { &deep } else { &wide }, position)).collect();
-    views.apply(Checkpoint::START, events(changes.clone()), at(12)).await.expect("applied");
+    views.apply(Generation::Live, Checkpoint::START, events(changes.clone()), at(12)).await.expect("applied");
     for change in changes {
         let found = views.event(EventRef::Id(change.id)).await.unwrap().found.expect("it is there");
         assert!(Some(found.event) == change.event);
@@ -312,11 +313,11 @@ async fn repeated_changes_of_events_change_nothing() {
             let behind = changes.iter().filter(|change| !from.has_reached(change.position)).take(step).cloned();
             let behind: Vec<_> = behind.collect();
             let to = Checkpoint::at(behind.last().unwrap().position);
-            views.apply(from, events(behind), to).await.expect("applied");
+            views.apply(Generation::Live, from, events(behind), to).await.expect("applied");
             from = to;
         }
         assert_eq!(views.count(&Filter::Any).await.unwrap().found, 2, "from {back}, {step} at once");
-        memory.apply(memory_at(&memory).await, events(changes.to_vec()), at(5)).await.unwrap();
+        memory.apply(Generation::Live, memory_at(&memory).await, events(changes.to_vec()), at(5)).await.unwrap();
         let query = EventsQuery {
             filter: Filter::Any,
             order: Order { by: SortKey::Number, descending: false, ties: Ties::Number },
@@ -339,8 +340,11 @@ async fn what_a_list_leaves_out_is_announced() {
     let views = place.views();
     resume(&views).await;
     let first = recorded(Members::default(), 1);
-    views.apply(Checkpoint::START, events([first.clone(), recorded(Members::default(), 2)]), at(2)).await.unwrap();
-    views.apply(at(2), events([deleted(&first, 3)]), at(3)).await.unwrap();
+    views
+        .apply(Generation::Live, Checkpoint::START, events([first.clone(), recorded(Members::default(), 2)]), at(2))
+        .await
+        .unwrap();
+    views.apply(Generation::Live, at(2), events([deleted(&first, 3)]), at(3)).await.unwrap();
     views.close().await;
     place.put_back_only(2, 2).await;
     let reader = place.views();
@@ -386,7 +390,7 @@ async fn sessions_and_rejections_are_listed() {
     let changes: Vec<_> = changes.chain(rejections.iter().cloned().map(LogChange::Rejection)).collect();
     for _ in 0..2 {
         let from = resume(&views).await;
-        views.apply(from, changes.clone().into(), at(19)).await.expect("applied");
+        views.apply(Generation::Live, from, changes.clone().into(), at(19)).await.expect("applied");
         place.put_back(0, 0).await;
     }
     for descending in [false, true] {
@@ -450,7 +454,7 @@ async fn figures_of_log_rows() {
                 )
             })
             .collect();
-        views.apply(from, events(batch), at(position)).await.unwrap();
+        views.apply(Generation::Live, from, events(batch), at(position)).await.unwrap();
         from = at(position);
     }
     println!("{:.0} events/s in batches of 1,000", position as f64 / begun.elapsed().as_secs_f64());
