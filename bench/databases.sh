@@ -17,7 +17,7 @@ on SecantusDB's server in Rust, which stands in for MongoDB:
   idle     processor time and memory of the processes that have nothing to do
 
 It builds the workspace's release binaries and, once, the server (`cargo install
-secantus-mdb`, some 8 minutes, into target/tools/secantus-rust); installs wrk and curl where
+secantus-mdb`, some 12 minutes on two cores, into target/tools/secantus-rust); installs wrk and curl where
 they are missing (as root or with sudo); starts everything on free ports of 127.0.0.1, ends
 it by process id, and removes its folder.
 END
@@ -57,7 +57,7 @@ say "cargo build --release"
 cargo build --release --features bench/drivers -p bench -p testkit -p eventstore-svc -p projector-svc -p projection-svc >&2
 TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 BIN=$TARGET/release
-SECANTUS=${SECANTUS_RUST:-$TARGET/tools/secantus-rust/bin/secantus-mdb}
+SECANTUS=${SECANTUS_RUST:-$TARGET/tools/secantus-rust/bin/secantusd-rs}
 if [ ! -x "$SECANTUS" ]; then
   say "building secantus-mdb $SECANTUS_MDB"
   cargo install secantus-mdb --version "$SECANTUS_MDB" --locked --ignore-rust-version \
