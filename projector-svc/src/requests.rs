@@ -16,7 +16,7 @@ use crate::{Failure, Projector};
 /// Events of a parked stream that are read at once.
 const PAGE: usize = 1_000;
 /// Events that a rebuild projects together.
-const BATCH: usize = 8_192;
+const BATCH: usize = 4_096;
 /// How often a rebuild lets replays come in between, and takes note of the log's end.
 const BETWEEN: Duration = Duration::from_secs(1);
 /// Whoever gets fewer events at once than this is near the end of the log.
