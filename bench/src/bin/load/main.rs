@@ -9,6 +9,7 @@ mod http;
 mod keys;
 mod latency;
 mod probe;
+mod rebuild;
 mod requests;
 
 use std::collections::HashMap;
@@ -33,6 +34,8 @@ const USAGE: &str = "usage: load <what> [--name value]...
   pages  --url R --what session|category|range|customer|name --count N --seconds S
            first pages of filtered lists among N events
   walk   --url R --pages N [--limit 50]  follows cursors; the first and the last hundred pages
+  rebuild --url U --read R --admin A --keys N --rate R [--connections 16] [--readers 2]
+           a rebuild while R single POSTs a second come in and GETs of N keys never pause
   fsync  --dir D --seconds S [--file written|sparse|grown] [--bytes 200]
            the disk's own append and fdatasync
   watch  --url U --metric NAME --seconds S   a counter of /metrics, lowest and highest second
@@ -70,6 +73,7 @@ fn run() -> Outcome {
         "event-lag" => events::lag(&arguments),
         "pages" => events::pages(&arguments),
         "walk" => events::walk(&arguments),
+        "rebuild" => rebuild::rebuild(&arguments),
         "fsync" => disk::fsync(&arguments),
         "watch" => probe::watch(&arguments),
         "mark" => probe::mark(&arguments),
