@@ -2,6 +2,7 @@
 //! errors. The routes are the services' own.
 
 pub mod body;
+pub mod cursor;
 pub mod docs;
 pub mod elsewhere;
 pub mod error;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use shared::error::Error;
+use shared::http::cursor;
 use shared::http::docs::failures::{KeyNotFound, Unavailable};
 use shared::http::docs::parameters::{Awaiting, CachedHeaders, KeyParams};
 use shared::http::error::ApiError;
@@ -38,8 +38,6 @@ struct ListParams {
 
 /// How many answers a page has, if nobody says.
 const LIMIT: u64 = 100;
-/// The first character of a cursor of this form.
-const CURSOR: char = 'k';
 
 /// An answer, as the projection has it.
 #[utoipa::path(
@@ -99,46 +97,14 @@ pub(crate) async fn get_answers(
     let limit = query.number("limit", 1..=1000)?.unwrap_or(LIMIT);
     let query = AnswersQuery {
         prefix: query.get("prefix")?.unwrap_or_default().to_owned(),
-        after: query.get("cursor")?.map(read_cursor).transpose()?,
+        after: query.get("cursor")?.map(cursor::text_of).transpose()?,
         limit: usize::try_from(limit).unwrap_or(usize::MAX),
     };
     let Seen { found: page, position } = side.queries.answers(query, awaited).await?;
     let last = page.answers.last().filter(|_| page.more);
     let body = AnswersJson {
-        next: last.map(|answer| write_cursor(answer.key.as_str())),
+        next: last.map(|answer| cursor::behind(answer.key.as_str())),
         answers: page.answers.iter().map(AnswerJson::from).collect(),
     };
     Ok(json(StatusCode::OK, &body, Tell { revision: None, position: Some(position) }))
-}
-
-/// A cursor stands behind a key. It is one word of letters, digits and `-`, so that
-/// it needs no encoding in a URL.
-fn write_cursor(key: &str) -> String {
-    let encoded = utf8_percent_encode(key, NON_ALPHANUMERIC).to_string();
-    format!("{CURSOR}{}", encoded.replace('%', "-"))
-}
-
-fn read_cursor(cursor: &str) -> Result<String, ApiError> {
-    let malformed = || ApiError::bad_request("cursor: must be the next of an earlier page");
-    let encoded = cursor.strip_prefix(CURSOR).ok_or_else(malformed)?.replace('-', "%");
-    let key = percent_decode_str(&encoded).decode_utf8().map_err(|_| malformed())?;
-    // Only what was written reads back.
-    if key.is_empty() || write_cursor(&key) != cursor { Err(malformed()) } else { Ok(key.into_owned()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cursor_reads_as_it_was_written() {
-        for key in ["name", "a-b", "a/b?c=d&e", "😀", "-", "%", " "] {
-            let cursor = write_cursor(key);
-            assert!(cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{cursor}");
-            assert_eq!(read_cursor(&cursor).ok().as_deref(), Some(key));
-        }
-        for bad in ["", "k", "x", "name", "k-", "k-zz", "k-ff", "ka%41", "k-61"] {
-            assert!(read_cursor(bad).is_err(), "{bad}");
-        }
-    }
 }
