@@ -22,6 +22,7 @@ const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     about: "commands and histories, on EventStoreDB",
     ports: &[WRITE_SIDE.port],
+    admin: None,
     counts: &[Part::Esdb],
 };
 
@@ -48,6 +49,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let service = Service {
         router: eventstore_svc::router(write_side),
         documented: eventstore_svc::documented(),
+        admin: None,
         checks: vec![Remote::new("EventStoreDB", events)],
         refresh: nothing_to_refresh(),
         tasks: vec![Box::pin(async move { live.run().await })],

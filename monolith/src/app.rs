@@ -14,14 +14,14 @@ use projector_svc::Projector;
 use projector_svc::watch::Watch;
 use shared::http::health::Refresh;
 use shared::metrics::Metrics;
-use shared::process::{Failure, Process, Service};
+use shared::process::{Admin, Failure, Process, Service};
 
 use crate::storage::{Choice, Prepared, Storage};
 
 /// Serves from the chosen storage until the process is told to end.
 pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failure> {
     let prepared = Prepared::new(&choice.kind, &process)?;
-    let listeners = process.listen().await?;
+    let (listeners, for_operators) = (process.listen().await?, process.listen_admin().await?);
     let storage = prepared.open(&process).await?;
     let (metrics, lifecycle) = (process.metrics.clone(), process.lifecycle.clone());
     let projector =
@@ -50,6 +50,12 @@ pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failur
     let service = Service {
         router: eventstore_svc::router(write_side).merge(projection_svc::router(read_side)),
         documented: eventstore_svc::documented().merge_from(projection_svc::documented()),
+        admin: Some(Admin {
+            listeners: for_operators,
+            about: "parked events and rebuilds of the views",
+            router: projector_svc::router(storage.operator.clone()),
+            documented: projector_svc::documented(),
+        }),
         checks,
         refresh: refresh(&storage, watch.clone(), metrics),
         tasks: vec![

@@ -6,6 +6,7 @@ mod storage;
 use std::process::ExitCode;
 
 use shared::config::{Config, environment};
+use shared::http::elsewhere::PROJECTOR;
 use shared::metrics::Part;
 use shared::process::{self, Failure, Program};
 
@@ -20,6 +21,7 @@ const PROGRAM: Program = Program {
     about: "answers as key-value pairs, event-sourced, in one process",
     // Both sides' ports; each serves every route.
     ports: &[8080, 8081],
+    admin: Some(PROJECTOR.port),
     counts: &[Part::Store, Part::Projection],
 };
 const ON_DATABASES: Program = Program { counts: &[Part::Esdb, Part::Projection], ..PROGRAM };

@@ -21,6 +21,7 @@ const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     about: "the latest answers, from MongoDB",
     ports: &[READ_SIDE.port],
+    admin: None,
     counts: &[],
 };
 
@@ -42,6 +43,7 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let service = Service {
         router: projection_svc::router(read_side),
         documented: projection_svc::documented(),
+        admin: None,
         checks: vec![Remote::new("MongoDB", Arc::new(views))],
         refresh: nothing_to_refresh(),
         tasks: vec![Box::pin(async move { live.run().await })],

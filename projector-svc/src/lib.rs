@@ -6,6 +6,7 @@
 //! replays of parked streams, and rebuilds (`requests`).
 
 mod follower;
+mod http;
 mod requests;
 mod status;
 pub mod watch;
@@ -22,6 +23,8 @@ use shared::ports::{
 };
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+
+pub use http::{documented, router};
 
 use follower::Follower;
 use status::{Status, Trouble};

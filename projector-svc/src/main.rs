@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use axum::Router;
 use projector_svc::Projector;
 use shared::adapters::esdb::{self, EsdbEvents};
 use shared::adapters::mongo::{self, MongoViews, Serves};
@@ -11,7 +10,6 @@ use shared::config::MongoDb;
 use shared::http::elsewhere::PROJECTOR;
 use shared::metrics::Part;
 use shared::process::{self, Failure, Process, Program, Service};
-use utoipa::openapi::OpenApi;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,6 +19,7 @@ const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     about: "carries events from EventStoreDB to the views in MongoDB",
     ports: &[PROJECTOR.port],
+    admin: None,
     counts: &[Part::Esdb, Part::Projection],
 };
 
@@ -39,10 +38,11 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let listeners = process.listen().await?;
     let (log, writer) = (Arc::new(log), Arc::new(views.clone()));
     let projector = Projector::new(log.clone(), log, writer.clone(), process.metrics.clone());
-    let watch = projector.watch(writer.clone(), writer);
+    let watch = projector.watch(writer.clone(), writer.clone());
     let service = Service {
-        router: Router::new(),
-        documented: OpenApi::default(),
+        router: projector_svc::router(writer),
+        documented: projector_svc::documented(),
+        admin: None,
         checks: vec![watch.clone()],
         refresh: watch.clone().refreshing(),
         tasks: vec![Box::pin(projector.run(process.lifecycle.clone())), Box::pin(watch.run(process.lifecycle.clone()))],

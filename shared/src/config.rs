@@ -21,6 +21,8 @@ pub struct ConfigError {
 pub struct Config {
     /// `IP_PORT`; none where the process has its default.
     pub listen: Option<Vec<Listen>>,
+    /// `ADMIN_ADDR`; none where the process has its default, if it has such an address.
+    pub admin: Option<Vec<Listen>>,
     /// `DATA_DIR`.
     pub data_dir: PathBuf,
     /// `EVENTSTORE_HOST`.
@@ -210,6 +212,7 @@ impl Config {
         let vars = Reader(lookup);
         Ok(Self {
             listen: vars.list("IP_PORT", str::parse)?,
+            admin: vars.list("ADMIN_ADDR", str::parse)?,
             data_dir: vars.text("DATA_DIR").unwrap_or_else(|| "./data".into()).into(),
             eventstore: vars.text("EVENTSTORE_HOST").map(|host| EventStoreDb { host }),
             mongodb: vars.mongodb()?,
@@ -350,7 +353,7 @@ mod tests {
     #[test]
     fn without_anything_there_are_defaults() {
         let config = with(&[]).expect("defaults");
-        assert_eq!(config.listen, None);
+        assert_eq!((&config.listen, &config.admin), (&None, &None));
         assert_eq!(config.data_dir, PathBuf::from("./data"));
         assert_eq!(config.disk_reserve_mb, 64);
         assert_eq!(config.await_timeout, Duration::from_secs(5));
@@ -374,6 +377,8 @@ mod tests {
             ("IP_PORT", ":99999"),
             ("IP_PORT", ":80,"),
             ("IP_PORT", "::1:80"),
+            ("ADMIN_ADDR", "8082"),
+            ("ADMIN_ADDR", "127.0.0.1:8082,"),
             ("DISK_RESERVE_MB", "-1"),
             ("DRAIN_MS", "soon"),
             ("AWAIT_TIMEOUT_MS", "1.5"),

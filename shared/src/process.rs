@@ -12,8 +12,9 @@ use futures::future::BoxFuture;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use utoipa::openapi::OpenApi;
 
-use crate::config::{Config, ConfigError, Listen, environment};
+use crate::config::{Config, ConfigError, Listen, Web, environment};
 use crate::http::docs::{self, About, pages};
+use crate::http::elsewhere::Layout;
 use crate::http::guard::Guard;
 use crate::http::health::{self, Operations, Refresh};
 use crate::http::lifecycle::Lifecycle;
@@ -36,6 +37,9 @@ pub struct Program {
     pub about: &'static str,
     /// Where it listens on 127.0.0.1, if nobody says.
     pub ports: &'static [u16],
+    /// Where it listens for operators, if nobody says; none if they have no address of
+    /// their own.
+    pub admin: Option<u16>,
     /// What it has to count beside requests.
     pub counts: &'static [Part],
 }
@@ -54,6 +58,8 @@ pub struct Service {
     pub router: Router,
     /// What the routes say of themselves.
     pub documented: OpenApi,
+    /// What is served to operators alone.
+    pub admin: Option<Admin>,
     /// What must be well for the process to be ready.
     pub checks: Vec<Arc<dyn Health>>,
     /// Brings gauges up to date before they are read.
@@ -63,6 +69,16 @@ pub struct Service {
     /// The storage and why it is that one, for the line that says `serving`.
     pub storage: &'static str,
     pub why: &'static str,
+}
+
+/// What a process serves to operators, at addresses of their own.
+pub struct Admin {
+    pub listeners: Listeners,
+    /// What it is, in a line.
+    pub about: &'static str,
+    pub router: Router,
+    /// What the routes say of themselves.
+    pub documented: OpenApi,
 }
 
 /// The `main` of a service whose command line has nothing to choose.
@@ -112,6 +128,10 @@ fn ask(host: &str, port: u16, path: &str) -> std::io::Result<bool> {
         }
     }
     Err(last)
+}
+
+fn on_loopback(ports: &[u16]) -> Vec<Listen> {
+    ports.iter().map(|port| Listen { host: Some("127.0.0.1".into()), port: *port }).collect()
 }
 
 /// What is said of an argument that nobody knows.
@@ -165,8 +185,17 @@ impl Program {
 
     /// Where it listens.
     fn listen(&self, config: &Config) -> Vec<Listen> {
-        let default = |port: &u16| Listen { host: Some("127.0.0.1".into()), port: *port };
-        config.listen.clone().unwrap_or_else(|| self.ports.iter().map(default).collect())
+        config.listen.clone().unwrap_or_else(|| on_loopback(self.ports))
+    }
+
+    /// Where it listens for operators.
+    fn listen_admin(&self, config: &Config) -> Vec<Listen> {
+        config.admin.clone().unwrap_or_else(|| on_loopback(self.admin.as_slice()))
+    }
+
+    /// How this process and others are spread.
+    fn layout(&self) -> Layout {
+        if self.admin.is_some() { Layout::Monolith } else { Layout::Services }
     }
 
     /// Prints name and version.
@@ -216,9 +245,15 @@ impl Process {
     /// # Errors
     /// If one cannot be bound.
     pub async fn listen(&self) -> Result<Listeners, ConfigError> {
-        let listen = self.program.listen(&self.config);
-        let bad = |error: std::io::Error| ConfigError { variable: "IP_PORT", reason: error.to_string() };
-        Listeners::bind(&listen).await.map_err(bad)
+        bind("IP_PORT", &self.program.listen(&self.config)).await
+    }
+
+    /// Binds the addresses of `ADMIN_ADDR`.
+    ///
+    /// # Errors
+    /// If one cannot be bound.
+    pub async fn listen_admin(&self) -> Result<Listeners, ConfigError> {
+        bind("ADMIN_ADDR", &self.program.listen_admin(&self.config)).await
     }
 
     /// Serves until a signal ends the process and what was begun is finished.
@@ -226,27 +261,50 @@ impl Process {
     /// # Errors
     /// If a thread or task fails.
     pub async fn serve(mut self, listeners: Listeners, service: Service) -> Result<(), Failure> {
-        let Service { router, documented, checks, refresh, tasks, storage, why } = service;
+        let Service { router, documented, admin, checks, refresh, tasks, storage, why } = service;
         let (lifecycle, metrics) = (self.lifecycle.clone(), self.metrics.clone());
-        let operations = Operations { lifecycle: lifecycle.clone(), metrics: metrics.clone(), checks, refresh };
+        let operations = Operations { lifecycle, metrics, checks, refresh };
         let Program { name, version, about, .. } = *self.program;
         let web = &self.config.web;
-        let document = docs::document(&About { name, version, about }, web, documented);
-        let router = router.merge(health::router(operations)).merge(pages::router(&document, web));
-        let server = Server::new(router, Guard::new(web.clone()), metrics, lifecycle);
+        let server = self.server(about, router, documented, web, operations.clone());
 
-        let addresses = listeners.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        tracing::info!(process = name, storage, why, addresses, version, "serving");
+        let (addresses, admin_addresses) = (named(&listeners), admin.as_ref().map(|admin| named(&admin.listeners)));
+        tracing::info!(process = name, storage, why, addresses, admin = admin_addresses, version, "serving");
         let tasks: Vec<_> = tasks.into_iter().map(tokio::spawn).collect();
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
-        let serving = tokio::spawn(server.serve(listeners, threads));
+        let mut serving = vec![tokio::spawn(server.serve(listeners, threads))];
+        if let Some(Admin { listeners, about, router, documented }) = admin {
+            // Their page calls where it comes from, not what is public.
+            let here = Web { public_url: None, ..web.clone() };
+            let server = self.server(about, router, documented, &here, operations);
+            serving.push(tokio::spawn(server.serve(listeners, 1)));
+        }
 
         self.end().await;
-        serving.await??;
+        for serving in serving {
+            serving.await??;
+        }
         for task in tasks {
             task.await?;
         }
         Ok(())
+    }
+
+    /// A server of these routes, with those that every process has; `shown` is where the
+    /// documentation says that they are.
+    fn server(
+        &self,
+        about: &'static str,
+        router: Router,
+        documented: OpenApi,
+        shown: &Web,
+        operations: Operations,
+    ) -> Arc<Server> {
+        let Program { name, version, .. } = *self.program;
+        let document = docs::document(&About { name, version, about }, shown, documented);
+        let router = router.merge(health::router(operations)).merge(pages::router(&document, shown));
+        let (guard, metrics) = (Guard::new(self.config.web.clone()), self.metrics.clone());
+        Server::new(router, self.program.layout(), guard, metrics, self.lifecycle.clone())
     }
 
     /// Waits for the signal to end, then leads the process there.
@@ -260,6 +318,16 @@ impl Process {
         }
         self.lifecycle.stop();
     }
+}
+
+async fn bind(variable: &'static str, listen: &[Listen]) -> Result<Listeners, ConfigError> {
+    let bad = |error: std::io::Error| ConfigError { variable, reason: error.to_string() };
+    Listeners::bind(listen).await.map_err(bad)
+}
+
+/// Addresses as the log names them.
+fn named(listeners: &Listeners) -> String {
+    listeners.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// SIGTERM and SIGINT.
@@ -284,7 +352,8 @@ mod tests {
 
     #[test]
     fn a_service_has_no_storage_in_memory() {
-        let program = Program { name: "some-svc", version: "1", about: "serves", ports: &[1], counts: &[] };
+        let program =
+            Program { name: "some-svc", version: "1", about: "serves", ports: &[1], admin: None, counts: &[] };
         let read = |list: &[&str]| asked(&program, list.iter().map(|text| (*text).to_owned()));
         assert_eq!(read(&[]), Ok(Asked::Serve));
         assert_eq!(read(&["--version"]), Ok(Asked::Version));

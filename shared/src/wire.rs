@@ -11,5 +11,6 @@ pub mod eye_collector;
 pub mod eye_rest;
 pub mod history;
 pub mod new_events;
+pub mod operate;
 pub mod sent;
 pub mod time;

@@ -284,6 +284,14 @@ impl TestApp {
         }
     }
 
+    /// Where operators are served, from here.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        match self.settings.storage {
+            Storage::Services => self.processes[2].reached(0),
+            _ => self.serving()["admin"].as_str().expect("it is said").parse().expect("one address"),
+        }
+    }
+
     /// The databases that it is on.
     pub(crate) fn databases(&self) -> &Databases {
         self.settings.databases.as_ref().expect("it is on databases")

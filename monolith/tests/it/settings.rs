@@ -47,6 +47,7 @@ async fn a_bad_value_stops_the_start(storage: Storage) {
     let mut checks = Vec::new();
     for (variable, values) in [
         ("IP_PORT", vec!["nonsense", "127.0.0.1:99999", "127.0.0.1:0,x", "999.0.0.1:0"]),
+        ("ADMIN_ADDR", vec!["nonsense", "8082", "127.0.0.1:0,", "999.0.0.1:0"]),
         ("DISK_RESERVE_MB", vec!["x", "-1", "1.5"]),
         ("AWAIT_TIMEOUT_MS", vec!["x", "-1", "5s"]),
         ("DRAIN_MS", vec!["x", "-1"]),

@@ -2,6 +2,8 @@
 //! or another's turn.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
 
+mod http;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

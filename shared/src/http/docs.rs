@@ -23,13 +23,14 @@ pub struct About {
 }
 
 /// The tags of routes, in the order of the page, with what they are.
-const TAGS: [(&str, &str); 7] = [
+const TAGS: [(&str, &str); 8] = [
     ("answers", "Keys with values, their whole history, and the past at any moment."),
     ("event log", "Records that other systems send in, natively."),
     ("audit log", "The event log in the shape of an audit log."),
     ("event logger", "The event log in the shape of an event logger."),
     ("The Eye", "The event log in the shape of The Eye: its REST API."),
     ("The Eye's collector", "The event log in the shape of The Eye: its collector."),
+    ("operate", "Streams that wait behind an event that cannot be projected, and views built anew."),
     ("operations", "Whether the process is well, what it counts, and this documentation."),
 ];
 

@@ -4,6 +4,7 @@
 //! A request only gets here where no route of this process took it, so that the
 //! table needs not know which process this is.
 
+use axum::Router;
 use axum::http::{Method, Uri};
 
 use super::error::ApiError;
@@ -21,6 +22,15 @@ pub const WRITE_SIDE: Process = Process { name: "eventstore-svc", port: 8080 };
 pub const READ_SIDE: Process = Process { name: "projection-svc", port: 8081 };
 /// What carries one to the other.
 pub const PROJECTOR: Process = Process { name: "projector-svc", port: 8082 };
+
+/// How the parts of the service are spread, so far as clients have to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Each is a process of its own.
+    Services,
+    /// All are one process; what is for operators has an address of its own.
+    Monolith,
+}
 
 /// Methods and a path, and who serves them. The first line that fits counts.
 type Line = (&'static [&'static str], &'static str, &'static Process);
@@ -45,6 +55,9 @@ const ROUTES: &[Line] = &[
     (&["GET", "HEAD"], "/v1/sessions", &READ_SIDE),
     (&["GET", "HEAD"], "/v1/rejections", &READ_SIDE),
     (&["GET", "HEAD"], "/projection/ping", &READ_SIDE),
+    (&["GET", "HEAD"], "/parked", &PROJECTOR),
+    (&["POST"], "/parked/replay", &PROJECTOR),
+    (&["GET", "HEAD", "POST"], "/rebuild", &PROJECTOR),
     (&["POST"], "/sessions", &WRITE_SIDE),
     (&["GET", "HEAD"], "/sessions", &READ_SIDE),
     (&["POST"], "/events", &WRITE_SIDE),
@@ -64,24 +77,38 @@ const ROUTES: &[Line] = &[
 /// How paths of the older APIs begin, for which a slash at the end makes no difference.
 const SLASHED: &[&str] = &["/api/", "/event/", "/events/", "/errors/", "/sessions/"];
 
+/// Lets the routes answer what none of them takes.
+pub(super) fn told(router: Router, layout: Layout) -> Router {
+    router
+        .fallback(async move |method, uri| unknown_path(layout, &method, &uri))
+        .method_not_allowed_fallback(async move |method, uri| wrong_method(layout, &method, &uri))
+}
+
 /// 404: no route of this process has the path.
-pub(super) async fn unknown_path(method: Method, uri: Uri) -> ApiError {
-    match serving(&method, uri.path()) {
-        Some(other) => ApiError::unknown_path_but(&elsewhere(other)),
+fn unknown_path(layout: Layout, method: &Method, uri: &Uri) -> ApiError {
+    match serving(method, uri.path()) {
+        Some(other) => ApiError::unknown_path_but(&elsewhere(layout, other)),
         None => ApiError::unknown_path(),
     }
 }
 
 /// 405: a route of this process has the path, with other methods.
-pub(super) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
-    match serving(&method, uri.path()) {
-        Some(other) => ApiError::wrong_method_but(&elsewhere(other)),
+fn wrong_method(layout: Layout, method: &Method, uri: &Uri) -> ApiError {
+    match serving(method, uri.path()) {
+        Some(other) => ApiError::wrong_method_but(&elsewhere(layout, other)),
         None => ApiError::wrong_method(),
     }
 }
 
-fn elsewhere(process: &Process) -> String {
-    format!("{} serves it, by default on port {}", process.name, process.port)
+fn elsewhere(layout: Layout, process: &Process) -> String {
+    let Process { name, port } = process;
+    match layout {
+        Layout::Services => format!("{name} serves it, by default on port {port}"),
+        Layout::Monolith => {
+            let variable = if *name == PROJECTOR.name { "ADMIN_ADDR" } else { "IP_PORT" };
+            format!("it is served where {variable} says, by default on port {port}")
+        }
+    }
 }
 
 fn serving(method: &Method, path: &str) -> Option<&'static Process> {
@@ -128,6 +155,11 @@ mod tests {
         ] {
             assert_eq!(name(method, path), Some("eventstore-svc"), "{method} {path}");
         }
+        for (method, path) in
+            [("GET", "/parked"), ("POST", "/parked/replay"), ("POST", "/rebuild"), ("HEAD", "/rebuild")]
+        {
+            assert_eq!(name(method, path), Some("projector-svc"), "{method} {path}");
+        }
         for (method, path) in [
             ("GET", "/answers"),
             ("HEAD", "/answers/k"),
@@ -157,8 +189,18 @@ mod tests {
             ("POST", "/errors/"),
             ("GET", "/event//"),
             ("GET", "/api/"),
+            ("GET", "/parked/replay"),
+            ("DELETE", "/rebuild"),
         ] {
             assert_eq!(name(method, path), None, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn the_monolith_names_its_settings() {
+        let told = |layout, process| elsewhere(layout, process);
+        assert_eq!(told(Layout::Services, &PROJECTOR), "projector-svc serves it, by default on port 8082");
+        assert_eq!(told(Layout::Monolith, &PROJECTOR), "it is served where ADMIN_ADDR says, by default on port 8082");
+        assert_eq!(told(Layout::Monolith, &READ_SIDE), "it is served where IP_PORT says, by default on port 8081");
     }
 }

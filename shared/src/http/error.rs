@@ -110,6 +110,16 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
+    /// 404: the stream that is named is not parked.
+    pub fn not_parked() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-parked", "stream is not parked")
+    }
+
+    /// 409: a rebuild is asked for or under way.
+    pub fn rebuild_running() -> Self {
+        Self::new(StatusCode::CONFLICT, "rebuild-running", "a rebuild is running")
+    }
+
     /// 413: a body or value that is too large.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
-use super::elsewhere;
+use super::elsewhere::{self, Layout};
 use super::error::{ApiError, Problem, problem_json};
 use super::guard::Guard;
 use super::headers::{EVENT_POSITION, REQUEST_ID, accepts, put_number};
@@ -166,8 +166,8 @@ fn connections_that_fit() -> usize {
 
 impl Server {
     /// A server for these routes.
-    pub fn new(router: Router, guard: Guard, metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Arc<Self> {
-        let router = router.fallback(elsewhere::unknown_path).method_not_allowed_fallback(elsewhere::wrong_method);
+    pub fn new(router: Router, layout: Layout, guard: Guard, metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Arc<Self> {
+        let router = elsewhere::told(router, layout);
         let boot = format!("{:08x}", uuid::Uuid::new_v4().as_fields().0);
         Arc::new(Self { router, guard, metrics, lifecycle, open: Arc::default(), boot })
     }

@@ -28,7 +28,7 @@ pub enum BadBody {
 }
 
 impl BadBody {
-    fn field(field: &'static str, reason: impl ToString) -> Self {
+    pub(super) fn field(field: &'static str, reason: impl ToString) -> Self {
         Self::Field { field, reason: reason.to_string() }
     }
 }

@@ -58,12 +58,16 @@ failures! {
         "There is no such error record";
     PageNotFound = 404 "not-found" "page: there is none behind page 1" ["Event-Position"]
         "The page lies past the end";
+    NotParked = 404 "not-parked" "stream is not parked" []
+        "The stream that is named is not parked";
     TooSlow = 408 "too-slow" "the body did not arrive in time" []
         "The body did not arrive within 30 s";
     KeyExists = 409 "key-exists" "Key exists" ["Event-Position", "Retry-After"]
         "The key has a live answer; or a request with this `Idempotency-Key` is under way (`request in progress`)";
     InProgress = 409 "request-in-progress" "request in progress" ["Retry-After"]
         "A request with this `Idempotency-Key` is under way";
+    RebuildRunning = 409 "rebuild-running" "a rebuild is running" []
+        "A rebuild is asked for or under way; `GET /rebuild` says how it goes";
     PreconditionFailed = 412 "precondition-failed" "If-Match does not name the current revision" ["Event-Position"]
         "`If-Match` does not name the revision at hand, or `If-None-Match: *` was sent and there is one";
     TooLarge = 413 "too-large" "body: must not be larger than 4194304 bytes" []
