@@ -8,6 +8,8 @@ mod events;
 mod feed;
 mod log;
 mod outcomes;
+mod parked;
+mod rebuild;
 mod views;
 
 use std::future::Future;
@@ -19,6 +21,8 @@ pub use events::events;
 pub use feed::feed;
 pub use log::log;
 pub use outcomes::outcomes;
+pub use parked::parked;
+pub use rebuild::rebuild;
 pub use views::views;
 
 use crate::clock;

@@ -18,7 +18,7 @@ use crate::domain::answer::{Answer, Key};
 use crate::domain::filter::Filter;
 use crate::domain::log_event::{Rejection, Session};
 use crate::domain::outcome::{Happened, IdempotencyKey, Kept, Outcome};
-use crate::domain::projection::{AnswerChange, Change, Changes, EventChange, Parked};
+use crate::domain::projection::{AnswerChange, Change, Changes, EventChange, LogChange, Parked};
 use crate::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::domain::time::Timestamp;
 use crate::ports::{
@@ -256,6 +256,8 @@ struct Rows {
     answers: BTreeMap<Key, Answer>,
     log: log::LogRows,
     checkpoint: Checkpoint,
+    /// Of the newest change of a row.
+    newest: Position,
     parked: BTreeMap<StreamId, Parked>,
 }
 
@@ -265,6 +267,9 @@ impl Rows {
         if seen != from {
             return Err(StoreError::Conflict);
         }
+        let answers = changes.answers.iter().map(|change| change.position);
+        let newest = answers.chain(changes.log.iter().map(LogChange::position)).max();
+        self.newest = self.newest.max(newest.unwrap_or_default());
         changes.answers.into_iter().filter(|new| !seen.has_reached(new.position)).for_each(|change| self.put(change));
         let unseen = changes.log.into_iter().filter(|new| !seen.has_reached(new.position()));
         unseen.for_each(|change| self.log.apply(change));
@@ -458,6 +463,9 @@ impl ViewWriter for MemoryViews {
         let built = state.next.as_ref().map(|rows| rows.checkpoint);
         if state.live.checkpoint != live || built != Some(next) {
             return Err(StoreError::Conflict);
+        }
+        if !next.has_reached(state.live.newest) {
+            return Ok(false);
         }
         let mut rows = state.next.take().unwrap_or_default();
         rows.checkpoint = live.max(next);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::{DEADLINE, soon};
@@ -385,53 +386,72 @@ impl Views {
     }
 
     async fn nobody_sees_less_than_was_reached(&mut self) {
-        let base = fresh();
-        let race = Arc::new(Race {
-            reader: self.reader.clone(),
-            keys: (0..RACED_KEYS).map(|number| key(format!("{base}{number}"))).collect(),
-            due: (0..RACED_KEYS).map(|_| AtomicU64::new(0)).collect(),
-            over: AtomicBool::new(false),
-            base,
-        });
-        let readers: Vec<_> = (0..READERS)
-            .map(|number| {
-                let race = race.clone();
-                tokio::spawn(
-                    async move { if number % 4 == 3 { race.list(number).await } else { race.read(number).await } },
-                )
-            })
-            .collect();
+        let race = Racing::start(&self.reader);
         let begun = Instant::now();
         for round in 0.. {
             if begun.elapsed() > RACE {
                 break;
             }
-            let begin = self.at.position().0 + 1;
-            // From one change to all keys in one apply, now and then a key twice.
-            let some = (0..=(round * 7 % 10)).map(|at| ((round + at) % RACED_KEYS, at)).zip(begin..);
-            let changes: Vec<_> = some
-                .map(|((at, twice), position)| AnswerChange {
-                    key: race.keys[at].clone(),
-                    value: (!(race.is_removed(at) && (round + twice) % 3 == 0)).then(|| position.to_string().into()),
-                    revision: Revision(position),
-                    position: Position(position),
-                })
-                .collect();
+            let changes = race.changes(round, self.at);
             let to = Checkpoint::at(changes.last().expect("at least one").position);
-            // Readers wait for these already while they are being applied.
-            for change in &changes {
-                let at = race.keys.iter().position(|key| *key == change.key).expect("a raced key");
-                race.due[at].store(change.position.0, Ordering::SeqCst);
-            }
             soon("apply", self.writer.apply(Generation::Live, self.at, changes.into(), to)).await.expect("applied");
             self.at = to;
             if round % 16 == 0 {
                 tokio::task::yield_now().await;
             }
         }
-        race.over.store(true, Ordering::SeqCst);
+        race.end().await;
+    }
+}
+
+/// Readers at work: they fail where a read shows less than was reached.
+pub(super) struct Racing {
+    race: Arc<Race>,
+    readers: Vec<JoinHandle<usize>>,
+}
+
+impl Racing {
+    pub(super) fn start(reader: &Arc<dyn ViewReader>) -> Self {
+        let base = fresh();
+        let race = Arc::new(Race {
+            reader: reader.clone(),
+            keys: (0..RACED_KEYS).map(|number| key(format!("{base}{number}"))).collect(),
+            due: (0..RACED_KEYS).map(|_| AtomicU64::new(0)).collect(),
+            over: AtomicBool::new(false),
+            base,
+        });
+        let reader = |number: usize| {
+            let race = race.clone();
+            tokio::spawn(async move { if number % 4 == 3 { race.list(number).await } else { race.read(number).await } })
+        };
+        let readers = (0..READERS).map(reader).collect();
+        Self { race, readers }
+    }
+
+    /// The changes of a round, right behind a checkpoint: from one change to all keys in
+    /// one apply, now and then a key twice. Readers wait for them from now on.
+    pub(super) fn changes(&self, round: usize, at: Checkpoint) -> Vec<AnswerChange> {
+        let race = &self.race;
+        let some = (0..=(round * 7 % 10)).map(|at| ((round + at) % RACED_KEYS, at)).zip(at.position().0 + 1..);
+        let changes: Vec<_> = some
+            .map(|((at, twice), position)| AnswerChange {
+                key: race.keys[at].clone(),
+                value: (!(race.is_removed(at) && (round + twice) % 3 == 0)).then(|| position.to_string().into()),
+                revision: Revision(position),
+                position: Position(position),
+            })
+            .collect();
+        for change in &changes {
+            let at = race.keys.iter().position(|key| *key == change.key).expect("a raced key");
+            race.due[at].store(change.position.0, Ordering::SeqCst);
+        }
+        changes
+    }
+
+    pub(super) async fn end(self) {
+        self.race.over.store(true, Ordering::SeqCst);
         let mut reads = 0;
-        for reader in readers {
+        for reader in self.readers {
             reads += tokio::time::timeout(DEADLINE, reader).await.expect("a reader ends").expect("a reader ends");
         }
         assert!(reads > 0, "nobody read anything");

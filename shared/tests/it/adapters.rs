@@ -49,6 +49,18 @@ async fn memory_keeps_the_promises_of_the_event_log() {
     conformance::log(views.clone(), views.clone(), views).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn memory_keeps_the_promises_of_parked_streams() {
+    let views = Arc::new(MemoryViews::new());
+    conformance::parked(views.clone(), views).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn memory_keeps_the_promises_of_a_rebuild() {
+    let views = Arc::new(MemoryViews::new());
+    conformance::rebuild(views.clone(), views).await;
+}
+
 /// The embedded store in a folder of its own.
 struct Store {
     folder: TempDir,
