@@ -204,7 +204,7 @@ impl Desk {
         assert_eq!(none, None, "a stream that is not parked");
         let resumed = soon("the checkpoint", self.writer.resume(LOG, Position::MAX)).await.expect("a checkpoint");
         assert_eq!(resumed, self.at, "the checkpoint is behind it");
-        self.are_parked(&[one.clone()], "after a resume").await;
+        self.are_parked(std::slice::from_ref(&one), "after a resume").await;
         // A stream of each kind, with nothing else to write.
         let others = [StreamId::of_event(Uuid::new_v4()), StreamId::of_session(Uuid::new_v4()), unknown];
         let mut all = self.park(&others, 7).await;

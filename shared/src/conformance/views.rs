@@ -436,7 +436,8 @@ impl Racing {
         let changes: Vec<_> = some
             .map(|((at, twice), position)| AnswerChange {
                 key: race.keys[at].clone(),
-                value: (!(race.is_removed(at) && (round + twice) % 3 == 0)).then(|| position.to_string().into()),
+                value: (!(race.is_removed(at) && (round + twice).is_multiple_of(3)))
+                    .then(|| position.to_string().into()),
                 revision: Revision(position),
                 position: Position(position),
             })

@@ -147,7 +147,8 @@ impl Parked {
     pub fn new(event: &Unprojectable, since: Timestamp) -> Self {
         let Unprojectable { stream, revision, position, source } = event;
         let mut error = source.to_string();
-        error.truncate(error.floor_char_boundary(ERROR_BYTES));
+        let whole = (0..=ERROR_BYTES.min(error.len())).rev().find(|end| error.is_char_boundary(*end));
+        error.truncate(whole.unwrap_or(0));
         Self { stream: stream.clone(), revision: *revision, position: *position, error, since, replay: false }
     }
 
