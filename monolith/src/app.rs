@@ -35,7 +35,7 @@ pub(crate) async fn serve(process: Process, choice: Choice) -> Result<(), Failur
         live: live.clone(),
         lifecycle: lifecycle.clone(),
     };
-    let queries = Queries::new(storage.reader.clone(), process.config.await_timeout);
+    let queries = Queries::new(storage.reader.clone(), storage.operator.clone(), process.config.await_timeout);
     let log = LogQueries::new(storage.log.clone(), queries.clone());
     let tail = projection_svc::live::Live::new(log.clone(), lifecycle.clone());
     let read_side = ReadSide {

@@ -7,14 +7,15 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use shared::domain::filter::Filter;
 use shared::domain::log_event::{Rejection, Session};
 use shared::domain::projection::EventChange;
-use shared::domain::stream::Position;
+use shared::domain::stream::{Position, StreamId, Subject};
 use shared::error::Error;
 use shared::ports::{
     EventRef, EventsPage, EventsQuery, From, ListQuery, LogReader, Order, Page, Record, Seen, StatsQuery, StatsRow,
+    StoreError,
 };
 use uuid::Uuid;
 
-use crate::queries::Queries;
+use crate::queries::{Listed, Queries};
 
 /// How many rows a whole list takes from the views at once.
 const PAGE: usize = 500;
@@ -41,28 +42,60 @@ impl LogQueries {
     /// A log event that is not deleted.
     ///
     /// # Errors
-    /// `NotReached` if the views do not reach the awaited position in time.
+    /// `NotReached` if the views do not reach the awaited position in time, `Parked` if
+    /// the event is parked at or before it.
     pub async fn event(&self, which: EventRef, awaited: Option<Position>) -> Result<Seen<Option<Record>>, Error> {
-        self.queries.reach(awaited).await?;
-        Ok(self.log.event(which).await?)
+        let Some(position) = awaited else { return Ok(self.log.event(which).await?) };
+        let stream = match which {
+            EventRef::Id(id) => Some(StreamId::of_event(id)),
+            EventRef::Number(number) => {
+                self.queries.reach(awaited).await?;
+                match self.log.event(which).await?.found {
+                    Some(record) => Some(StreamId::of_event(record.event.id)),
+                    None => self.parked_recording(number, |subject| matches!(subject, Subject::Event(_))).await?,
+                }
+            }
+        };
+        self.fresh(stream, position, self.log.event(which)).await
+    }
+
+    /// What is read of a stream; of none, if there is none that it could be of.
+    async fn fresh<T>(
+        &self,
+        stream: Option<StreamId>,
+        awaited: Position,
+        read: BoxFuture<'_, Result<T, StoreError>>,
+    ) -> Result<T, Error> {
+        match stream {
+            Some(stream) => self.queries.fresh(&stream, awaited, read).await,
+            None => Ok(read.await?),
+        }
+    }
+
+    /// The stream that began where an integer id says, if its first event is parked.
+    async fn parked_recording(
+        &self,
+        number: u64,
+        is_meant: impl Fn(Subject<'_>) -> bool,
+    ) -> Result<Option<StreamId>, Error> {
+        let parked = self.queries.parked_at(Position(number)).await?;
+        Ok(parked.filter(|stream| stream.subject().is_some_and(is_meant)))
     }
 
     /// A page of log events.
     ///
     /// # Errors
     /// As `event`.
-    pub async fn events(&self, query: EventsQuery, awaited: Option<Position>) -> Result<Seen<EventsPage>, Error> {
-        self.queries.reach(awaited).await?;
-        Ok(self.log.events(query).await?)
+    pub async fn events(&self, query: EventsQuery, awaited: Option<Position>) -> Result<Listed<EventsPage>, Error> {
+        self.queries.listed(awaited, self.log.events(query)).await
     }
 
     /// How many log events there are.
     ///
     /// # Errors
     /// As `event`.
-    pub async fn count(&self, filter: &Filter, awaited: Option<Position>) -> Result<Seen<u64>, Error> {
-        self.queries.reach(awaited).await?;
-        Ok(self.log.count(filter).await?)
+    pub async fn count(&self, filter: &Filter, awaited: Option<Position>) -> Result<Listed<u64>, Error> {
+        self.queries.listed(awaited, self.log.count(filter)).await
     }
 
     /// How many there are by time and member; none if that are more rows than allowed.
@@ -73,9 +106,8 @@ impl LogQueries {
         &self,
         query: StatsQuery,
         awaited: Option<Position>,
-    ) -> Result<Seen<Option<Vec<StatsRow>>>, Error> {
-        self.queries.reach(awaited).await?;
-        Ok(self.log.stats(query).await?)
+    ) -> Result<Listed<Option<Vec<StatsRow>>>, Error> {
+        self.queries.listed(awaited, self.log.stats(query)).await
     }
 
     /// A session.
@@ -83,8 +115,8 @@ impl LogQueries {
     /// # Errors
     /// As `event`.
     pub async fn session(&self, id: Uuid, awaited: Option<Position>) -> Result<Seen<Option<Arc<Session>>>, Error> {
-        self.queries.reach(awaited).await?;
-        Ok(self.log.session(id).await?)
+        let Some(position) = awaited else { return Ok(self.log.session(id).await?) };
+        self.fresh(Some(StreamId::of_session(id)), position, self.log.session(id)).await
     }
 
     /// A page of sessions.
@@ -95,9 +127,8 @@ impl LogQueries {
         &self,
         query: ListQuery,
         awaited: Option<Position>,
-    ) -> Result<Seen<Page<Arc<Session>>>, Error> {
-        self.queries.reach(awaited).await?;
-        Ok(self.log.sessions(query).await?)
+    ) -> Result<Listed<Page<Arc<Session>>>, Error> {
+        self.queries.listed(awaited, self.log.sessions(query)).await
     }
 
     /// A rejection, by its integer id.
@@ -109,8 +140,13 @@ impl LogQueries {
         number: u64,
         awaited: Option<Position>,
     ) -> Result<Seen<Option<Arc<Rejection>>>, Error> {
+        let Some(position) = awaited else { return Ok(self.log.rejection(number).await?) };
         self.queries.reach(awaited).await?;
-        Ok(self.log.rejection(number).await?)
+        let stream = match self.log.rejection(number).await?.found {
+            Some(rejection) => Some(StreamId::of_rejection(rejection.id)),
+            None => self.parked_recording(number, |subject| matches!(subject, Subject::Rejection(_))).await?,
+        };
+        self.fresh(stream, position, self.log.rejection(number)).await
     }
 
     /// A page of rejections.
@@ -121,9 +157,8 @@ impl LogQueries {
         &self,
         query: ListQuery,
         awaited: Option<Position>,
-    ) -> Result<Seen<Page<Arc<Rejection>>>, Error> {
-        self.queries.reach(awaited).await?;
-        Ok(self.log.rejections(query).await?)
+    ) -> Result<Listed<Page<Arc<Rejection>>>, Error> {
+        self.queries.listed(awaited, self.log.rejections(query)).await
     }
 
     /// All log events that there are now, in an order. The first page has been read
@@ -136,9 +171,9 @@ impl LogQueries {
         filter: Filter,
         order: Order,
         awaited: Option<Position>,
-    ) -> Result<Seen<Whole<Record>>, Error> {
+    ) -> Result<Listed<Whole<Record>>, Error> {
         let query = move |from| EventsQuery { filter: filter.clone(), order, from, limit: PAGE };
-        let Seen { found, position } = self.events(query(From::Start), awaited).await?;
+        let Listed { found, position, parked } = self.events(query(From::Start), awaited).await?;
         let log = self.log.clone();
         let behind = move |last: &Record| -> BoxFuture<'static, Result<Page<Record>, Error>> {
             let (log, query) = (log.clone(), query(From::Behind(order.place_of(&last.event))));
@@ -146,7 +181,7 @@ impl LogQueries {
         };
         // Events that are recorded meanwhile would make a list endless.
         let known = move |record: &Record| record.event.number <= position.0;
-        Ok(Seen { found: whole(page_of(found), Box::new(behind), known), position })
+        Ok(Listed { found: whole(page_of(found), Box::new(behind), known), position, parked })
     }
 
     /// As many log events as a query asks for, though the views may give fewer at once;
@@ -154,8 +189,8 @@ impl LogQueries {
     ///
     /// # Errors
     /// As `event`.
-    pub async fn window(&self, query: EventsQuery, awaited: Option<Position>) -> Result<Seen<Whole<Record>>, Error> {
-        let Seen { found, position } = self.events(query.clone(), awaited).await?;
+    pub async fn window(&self, query: EventsQuery, awaited: Option<Position>) -> Result<Listed<Whole<Record>>, Error> {
+        let Listed { found, position, parked } = self.events(query.clone(), awaited).await?;
         let (log, limit) = (self.log.clone(), query.limit);
         let behind = move |last: &Record| -> BoxFuture<'static, Result<Page<Record>, Error>> {
             let from = From::Behind(query.order.place_of(&last.event));
@@ -163,7 +198,7 @@ impl LogQueries {
             Box::pin(async move { Ok(page_of(log.events(query).await?.found)) })
         };
         let rows = whole(page_of(found), Box::new(behind), |_| true);
-        Ok(Seen { found: Box::pin(rows.take(limit)), position })
+        Ok(Listed { found: Box::pin(rows.take(limit)), position, parked })
     }
 
     /// All sessions, as `all`.
@@ -174,16 +209,16 @@ impl LogQueries {
         &self,
         descending: bool,
         awaited: Option<Position>,
-    ) -> Result<Seen<Whole<Arc<Session>>>, Error> {
+    ) -> Result<Listed<Whole<Arc<Session>>>, Error> {
         let query = move |behind| ListQuery { descending, behind, limit: PAGE };
-        let Seen { found, position } = self.sessions(query(None), awaited).await?;
+        let Listed { found, position, parked } = self.sessions(query(None), awaited).await?;
         let log = self.log.clone();
         let behind = move |last: &Arc<Session>| -> BoxFuture<'static, Result<Page<Arc<Session>>, Error>> {
             let (log, query) = (log.clone(), query(Some((last.created_at, last.id))));
             Box::pin(async move { Ok(log.sessions(query).await?.found) })
         };
         let known = move |session: &Arc<Session>| session.position <= position;
-        Ok(Seen { found: whole(found, Box::new(behind), known), position })
+        Ok(Listed { found: whole(found, Box::new(behind), known), position, parked })
     }
 
     /// All rejections, as `all`.
@@ -194,16 +229,16 @@ impl LogQueries {
         &self,
         descending: bool,
         awaited: Option<Position>,
-    ) -> Result<Seen<Whole<Arc<Rejection>>>, Error> {
+    ) -> Result<Listed<Whole<Arc<Rejection>>>, Error> {
         let query = move |behind| ListQuery { descending, behind, limit: PAGE };
-        let Seen { found, position } = self.rejections(query(None), awaited).await?;
+        let Listed { found, position, parked } = self.rejections(query(None), awaited).await?;
         let log = self.log.clone();
         let behind = move |last: &Arc<Rejection>| -> BoxFuture<'static, Result<Page<Arc<Rejection>>, Error>> {
             let (log, query) = (log.clone(), query(Some((last.created_at, last.id))));
             Box::pin(async move { Ok(log.rejections(query).await?.found) })
         };
         let known = move |rejection: &Arc<Rejection>| rejection.number <= position.0;
-        Ok(Seen { found: whole(found, Box::new(behind), known), position })
+        Ok(Listed { found: whole(found, Box::new(behind), known), position, parked })
     }
 
     /// The latest change of each log event that changed behind a position, in the order

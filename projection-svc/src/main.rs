@@ -35,8 +35,9 @@ async fn serve(process: Process) -> Result<(), Failure> {
     let views = MongoViews::connect(options).map_err(|error| format!("MONGODB_HOST: {error}"))?;
 
     let listeners = process.listen().await?;
-    let queries = Queries::new(Arc::new(views.clone()), process.config.await_timeout);
-    let log = LogQueries::new(Arc::new(views.clone()), queries.clone());
+    let shared = Arc::new(views.clone());
+    let queries = Queries::new(shared.clone(), shared.clone(), process.config.await_timeout);
+    let log = LogQueries::new(shared, queries.clone());
     let live = Live::new(log.clone(), process.lifecycle.clone());
     let public_url = process.config.web.public_url.clone();
     let read_side = ReadSide { queries, log, live: live.clone(), lifecycle: process.lifecycle.clone(), public_url };

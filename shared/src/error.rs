@@ -24,6 +24,9 @@ pub enum Error {
     /// An event of the stream cannot be read.
     #[error("an event of this stream cannot be read")]
     Unreadable(#[source] std::sync::Arc<UnreadableEvent>),
+    /// An event of the stream, at or before what is awaited, cannot be projected.
+    #[error("key is parked")]
+    Parked,
     /// There is nothing to show.
     #[error("Key not found")]
     NotFound,

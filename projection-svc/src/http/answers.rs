@@ -12,13 +12,14 @@ use shared::http::docs::parameters::{Awaiting, CachedHeaders, KeyParams};
 use shared::http::error::ApiError;
 use shared::http::headers::{await_position, if_none_match};
 use shared::http::query::Query;
-use shared::http::response::{Tell, json, not_modified};
+use shared::http::response::{Tell, json, not_modified, tell_parked};
 use shared::http::routes::KeyPath;
 use shared::ports::{AnswersQuery, Seen};
 use shared::wire::answers::{AnswerJson, AnswersJson};
 use utoipa::IntoParams;
 
 use crate::ReadSide;
+use crate::queries::Listed;
 
 type Side = State<Arc<ReadSide>>;
 
@@ -48,7 +49,7 @@ const LIMIT: u64 = 100;
     responses(
         (
             status = 200, description = "The answer", body = AnswerJson<'static>,
-            headers(("ETag"), ("Event-Position"), ("Parked")),
+            headers(("ETag"), ("Event-Position")),
         ),
         (status = 304, description = "`If-None-Match` names its revision", headers(("ETag"), ("Event-Position"))),
         (status = 404, response = KeyNotFound),
@@ -100,11 +101,11 @@ pub(crate) async fn get_answers(
         after: query.get("cursor")?.map(cursor::text_of).transpose()?,
         limit: usize::try_from(limit).unwrap_or(usize::MAX),
     };
-    let Seen { found: page, position } = side.queries.answers(query, awaited).await?;
+    let Listed { found: page, position, parked } = side.queries.answers(query, awaited).await?;
     let last = page.answers.last().filter(|_| page.more);
     let body = AnswersJson {
         next: last.map(|answer| cursor::behind(answer.key.as_str())),
         answers: page.answers.iter().map(AnswerJson::from).collect(),
     };
-    Ok(json(StatusCode::OK, &body, Tell { revision: None, position: Some(position) }))
+    Ok(tell_parked(json(StatusCode::OK, &body, Tell { revision: None, position: Some(position) }), parked))
 }

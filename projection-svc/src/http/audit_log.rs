@@ -13,7 +13,7 @@ use shared::http::error::{ApiError, ProblemBody};
 use shared::http::headers::await_position;
 use shared::http::list::{List, write_json};
 use shared::http::query::Query;
-use shared::http::response::{JSON, Tell, with};
+use shared::http::response::{JSON, Tell, tell_parked, with};
 use shared::http::routes::labelled;
 use shared::ports::{EventsQuery, From, Order, Record, SortKey, Ties};
 use shared::wire::audit_log::shapes::{LogsPage, ReadParams};
@@ -86,7 +86,8 @@ async fn read(side: &ReadSide, query: Option<&str>, headers: &HeaderMap) -> Resu
     };
     let position = count.position.max(page.position);
     let tell = Tell { revision: None, position: Some(position) };
-    Ok(with(StatusCode::OK, Some(JSON), list.into_body().await?, tell))
+    let response = with(StatusCode::OK, Some(JSON), list.into_body().await?, tell);
+    Ok(tell_parked(response, count.parked.max(page.parked)))
 }
 
 fn page_of(params: &ListParams) -> EventsQuery {

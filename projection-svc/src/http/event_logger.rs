@@ -14,13 +14,14 @@ use shared::http::error::ApiError;
 use shared::http::headers::await_position;
 use shared::http::list::{List, write_json};
 use shared::http::query::Query;
-use shared::http::response::{JSON, Tell, with};
+use shared::http::response::{JSON, Tell, tell_parked, with};
 use shared::http::routes::labelled;
-use shared::ports::{Order, Record, Seen, SortKey, Ties};
+use shared::ports::{Order, Record, SortKey, Ties};
 use shared::wire::event_logger::EventJson;
 
 use super::events::FilterParams;
 use crate::ReadSide;
+use crate::queries::Listed;
 
 const OLDEST_FIRST: Order = Order { by: SortKey::CreatedAt, descending: false, ties: Ties::Id };
 
@@ -57,8 +58,9 @@ async fn get_events(
         Some(text) => Filter::parse(text).map_err(|error| ApiError::bad_request(format!("q: {error}")))?,
         None => Filter::Any,
     };
-    let Seen { found, position } = side.log.all(filter, OLDEST_FIRST, awaited).await?;
+    let Listed { found, position, parked } = side.log.all(filter, OLDEST_FIRST, awaited).await?;
     let write = |record: &Record, text: &mut Vec<u8>| write_json(&EventJson::from(&*record.event), text);
     let body = List::array(found, write).into_body().await?;
-    Ok(with(StatusCode::OK, Some(JSON), body, Tell { revision: None, position: Some(position) }))
+    let tell = Tell { revision: None, position: Some(position) };
+    Ok(tell_parked(with(StatusCode::OK, Some(JSON), body, tell), parked))
 }

@@ -17,7 +17,7 @@ use shared::http::docs::parameters::{Awaiting, CachedHeaders, IdParams};
 use shared::http::error::ApiError;
 use shared::http::headers::{await_position, if_none_match};
 use shared::http::query::Query;
-use shared::http::response::{Tell, json, not_modified};
+use shared::http::response::{Tell, json, not_modified, tell_parked};
 use shared::http::routes::IdPath;
 use shared::ports::{EventRef, EventsQuery, From, ListQuery, Order, Place, Seen, Sorted, StatsRow};
 use shared::wire::events::{BucketJson, EventJson, EventsJson, RejectionJson, RejectionsJson, SessionsJson, StatsJson};
@@ -25,6 +25,7 @@ use shared::wire::time::shortest;
 use uuid::Uuid;
 
 use crate::ReadSide;
+use crate::queries::Listed;
 use cursor::{Cursor, List};
 use params::{EventsParams, MemberParams, PageParams, StatsParams};
 
@@ -49,7 +50,7 @@ fn at(position: Position) -> Tell {
     operation_id = "get_event",
     params(IdParams, CachedHeaders, Awaiting),
     responses(
-        (status = 200, description = "The event", body = EventJson<'static>, headers(("ETag"), ("Event-Position"), ("Parked"))),
+        (status = 200, description = "The event", body = EventJson<'static>, headers(("ETag"), ("Event-Position"))),
         (status = 304, description = "`If-None-Match` names its revision", headers(("ETag"), ("Event-Position"))),
         (status = 404, response = EventNotFound),
         (status = 503, response = Unavailable),
@@ -100,13 +101,14 @@ pub(crate) async fn get_events(
         Some(Cursor::Behind(place)) => From::Behind(place),
         Some(Cursor::BehindLong { id, hash }) => From::Behind(long_place(&side, order, id, hash).await?),
     };
-    let Seen { found: page, position } = side.log.events(EventsQuery { filter, order, from, limit }, awaited).await?;
+    let Listed { found: page, position, parked } =
+        side.log.events(EventsQuery { filter, order, from, limit }, awaited).await?;
     let last = page.events.last().filter(|_| page.more);
     let body = EventsJson {
         next: last.map(|last| cursor::write(list, &order.place_of(&last.event))),
         events: page.events.iter().map(|record| EventJson::from(&*record.event)).collect(),
     };
-    Ok(json(StatusCode::OK, &body, at(position)))
+    Ok(tell_parked(json(StatusCode::OK, &body, at(position)), parked))
 }
 
 /// The place behind an event whose text is too long for a cursor.
@@ -140,11 +142,12 @@ pub(crate) async fn get_stats(
     let awaited = await_position(&headers, query.get("await")?)?;
     let (asked, interval) = params::stats(&query)?;
     let by = asked.by.clone();
-    let Seen { found, position } = side.log.stats(asked, awaited).await?;
+    let Listed { found, position, parked } = side.log.stats(asked, awaited).await?;
     let rows = found.ok_or_else(|| params::too_many().resting_on(Some(position)))?;
     let buckets = buckets(rows, by.is_time());
     let total = buckets.iter().fold(0, |total: u64, bucket| total.saturating_add(bucket.count));
-    Ok(json(StatusCode::OK, &StatsJson { interval, by: by.name(), buckets, total }, at(position)))
+    let body = StatsJson { interval, by: by.name(), buckets, total };
+    Ok(tell_parked(json(StatusCode::OK, &body, at(position)), parked))
 }
 
 /// The rows of each bucket put together.
@@ -204,13 +207,13 @@ pub(crate) async fn get_sessions(
 ) -> Result<Response, ApiError> {
     let query = params::parse(query.as_deref(), &["limit", "cursor"])?;
     let (query, awaited) = list_query(List::Sessions, &query, &headers, false)?;
-    let Seen { found: page, position } = side.log.sessions(query, awaited).await?;
+    let Listed { found: page, position, parked } = side.log.sessions(query, awaited).await?;
     let last = page.found.last().filter(|_| page.more);
     let body = SessionsJson {
         next: last.map(|last| behind(List::Sessions, last.created_at, last.id)),
         sessions: page.found.iter().map(|session| (&**session).into()).collect(),
     };
-    Ok(json(StatusCode::OK, &body, at(position)))
+    Ok(tell_parked(json(StatusCode::OK, &body, at(position)), parked))
 }
 
 /// What was sent in by older shapes and refused, newest first, in pages.
@@ -232,11 +235,11 @@ pub(crate) async fn get_rejections(
 ) -> Result<Response, ApiError> {
     let query = params::parse(query.as_deref(), &["limit", "cursor"])?;
     let (query, awaited) = list_query(List::Rejections, &query, &headers, true)?;
-    let Seen { found: page, position } = side.log.rejections(query, awaited).await?;
+    let Listed { found: page, position, parked } = side.log.rejections(query, awaited).await?;
     let last = page.found.last().filter(|_| page.more);
     let body = RejectionsJson {
         next: last.map(|last| behind(List::Rejections, last.created_at, last.id)),
         rejections: page.found.iter().map(|rejection| RejectionJson::from(&**rejection)).collect(),
     };
-    Ok(json(StatusCode::OK, &body, at(position)))
+    Ok(tell_parked(json(StatusCode::OK, &body, at(position)), parked))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use shared::http::docs::failures::{PageNotFound, Unavailable};
 use shared::http::docs::parameters::Awaiting;
@@ -14,13 +14,14 @@ use shared::http::headers::await_position;
 use shared::http::link;
 use shared::http::list::{List, write_json};
 use shared::http::query::Query;
-use shared::http::response::{JSON, Tell, with};
+use shared::http::response::{JSON, Tell, tell_parked, with};
 use shared::http::routes::labelled;
-use shared::ports::{EventsQuery, From, Order, Record, Seen, SortKey, Ties};
+use shared::ports::{EventsQuery, From, Order, Record, SortKey, Ties};
 use shared::wire::eye_collector::shapes::{CollectedPage, CollectorParams};
 use shared::wire::eye_collector::{EventBody, Page, TAIL, query_of_page, read_filter};
 
 use crate::ReadSide;
+use crate::queries::Listed;
 
 /// Newest first.
 const ORDER: Order = Order { by: SortKey::Timestamp, descending: true, ties: Ties::NumberDescending };
@@ -68,16 +69,17 @@ async fn get_events(
         number: query.last_number("page", 1..=u64::MAX)?.unwrap_or(1),
         size: query.last_number("page_size", 1..=MAX_PAGE_SIZE)?.unwrap_or(PAGE_SIZE),
     };
-    let Seen { found: count, position } = side.log.count(&filter, awaited).await?;
+    let counted = side.log.count(&filter, awaited).await?;
+    let count = counted.found;
     if !page.is_of(count) {
         let past = ApiError::not_found(format!("page: there is none behind page {}", page.last(count)));
-        return Err(past.resting_on(Some(position)));
+        return Ok(tell_parked(past.resting_on(Some(counted.position)).into_response(), counted.parked));
     }
     let from = From::Skip(page.skip());
     let limit = usize::try_from(page.size).unwrap_or(usize::MAX);
     let events = EventsQuery { filter, order: ORDER, from, limit };
     // Not older than the count.
-    let Seen { found, position } = side.log.window(events, Some(position)).await?;
+    let Listed { found, position, parked } = side.log.window(events, Some(counted.position)).await?;
     let link = |number| link::to(side.public_url.as_deref(), &uri, &headers, &query_of_page(raw.as_deref(), number));
     let list = List {
         head: page.head(count, link),
@@ -86,7 +88,8 @@ async fn get_events(
         tail: TAIL.to_vec(),
     };
     let tell = Tell { revision: None, position: Some(position) };
-    let mut response = with(StatusCode::OK, Some(JSON), list.into_body().await?, tell);
+    let response = with(StatusCode::OK, Some(JSON), list.into_body().await?, tell);
+    let mut response = tell_parked(response, parked.max(counted.parked));
     response.headers_mut().extend([(header::ALLOW, ALLOW), (header::VARY, VARY)]);
     Ok(response)
 }

@@ -17,7 +17,7 @@ use shared::http::error::ApiError;
 use shared::http::headers::{await_position, if_none_match};
 use shared::http::list::{List, write_json};
 use shared::http::query::Query;
-use shared::http::response::{JSON, Tell, json, not_modified, with};
+use shared::http::response::{JSON, Tell, json, not_modified, tell_parked, with};
 use shared::http::routes::{NumberPath, labelled};
 use shared::ports::{EventRef, Order, Record, Seen, SortKey, Ties};
 use shared::wire::eye_rest::shapes::EyeParams;
@@ -25,6 +25,7 @@ use shared::wire::eye_rest::{ErrorBody, EventBody, SessionBody, read_filter};
 
 use crate::ReadSide;
 use crate::log::Whole;
+use crate::queries::Listed;
 
 type Side = State<Arc<ReadSide>>;
 
@@ -97,7 +98,7 @@ async fn get_events(State(side): Side, RawQuery(query): RawQuery, headers: Heade
     operation_id = "read_event",
     params(NumberParams, CachedHeaders, Awaiting),
     responses(
-        (status = 200, description = "The event", body = EventBody<'static>, headers(("ETag"), ("Event-Position"), ("Parked"))),
+        (status = 200, description = "The event", body = EventBody<'static>, headers(("ETag"), ("Event-Position"))),
         (status = 304, description = "`If-None-Match` names its revision", headers(("ETag"), ("Event-Position"))),
         (status = 404, response = EventNotFound),
         (status = 503, response = Unavailable),
@@ -146,7 +147,7 @@ async fn get_errors(State(side): Side, RawQuery(query): RawQuery, headers: Heade
     operation_id = "read_error",
     params(NumberParams, Awaiting),
     responses(
-        (status = 200, description = "The error record", body = ErrorBody<'static>, headers(("Event-Position"), ("Parked"))),
+        (status = 200, description = "The error record", body = ErrorBody<'static>, headers(("Event-Position"))),
         (status = 404, response = ErrorNotFound),
         (status = 503, response = Unavailable),
     ),
@@ -170,9 +171,10 @@ fn awaited(headers: &HeaderMap, query: Option<&str>) -> Result<Option<Position>,
 
 /// A plain array.
 async fn list<T: Send + 'static>(
-    seen: Seen<Whole<T>>,
+    Listed { found, position, parked }: Listed<Whole<T>>,
     write: impl FnMut(&T, &mut Vec<u8>) + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let body: Body = List::array(seen.found, write).into_body().await?;
-    Ok(with(StatusCode::OK, Some(JSON), body, Tell { revision: None, position: Some(seen.position) }))
+    let body: Body = List::array(found, write).into_body().await?;
+    let tell = Tell { revision: None, position: Some(position) };
+    Ok(tell_parked(with(StatusCode::OK, Some(JSON), body, tell), parked))
 }

@@ -100,7 +100,7 @@ impl Side {
     fn new() -> Self {
         let views = Arc::new(MemoryViews::new());
         let log = Arc::new(Counting { views: views.clone(), looks: AtomicU64::new(0) });
-        let answers = Queries::new(views, Duration::from_millis(50));
+        let answers = Queries::new(views.clone(), views, Duration::from_millis(50));
         let (queries, lifecycle) = (LogQueries::new(log.clone(), answers.clone()), Lifecycle::default());
         let live = Live::new(queries.clone(), lifecycle.clone());
         let read_side = ReadSide {

@@ -231,6 +231,7 @@ impl From<Error> for ApiError {
                 Self { retry_after: Some(1), ..error }
             }
             Error::Unreadable(source) => Self { cause: Some(source.to_string()), ..Self::parked() },
+            Error::Parked => Self::parked(),
             Error::NotReached(_) | Error::ShuttingDown => Self::unavailable(message),
             Error::Failed(error) => error.into(),
         }

@@ -12,6 +12,8 @@ use crate::domain::stream::{Position, Revision};
 pub const EVENT_POSITION: HeaderName = HeaderName::from_static("event-position");
 /// The position that a read waits for.
 pub const AWAIT_POSITION: HeaderName = HeaderName::from_static("await-position");
+/// How many streams are parked, while any is.
+pub const PARKED: HeaderName = HeaderName::from_static("parked");
 /// What makes a command safe to repeat.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Names a request in logs.

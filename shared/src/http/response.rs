@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 
-use super::headers::{EVENT_POSITION, etag};
+use super::headers::{EVENT_POSITION, PARKED, etag};
 use crate::domain::stream::{Position, Revision};
 
 /// The media type of nearly everything.
@@ -40,6 +40,15 @@ pub fn with(status: StatusCode, content_type: Option<HeaderValue>, body: Body, t
     }
     if let Some(position) = tell.position {
         headers.insert(EVENT_POSITION, HeaderValue::from(position.0));
+    }
+    response
+}
+
+/// A response that also tells how many streams are parked, while any is: what it shows
+/// may lack what waits behind them.
+pub fn tell_parked(mut response: Response, streams: u64) -> Response {
+    if streams > 0 {
+        response.headers_mut().insert(PARKED, HeaderValue::from(streams));
     }
     response
 }

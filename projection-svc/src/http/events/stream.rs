@@ -14,7 +14,7 @@ use shared::http::docs::failures::Unavailable;
 use shared::http::docs::parameters::Awaiting;
 use shared::http::error::ApiError;
 use shared::http::headers::{await_position, last_event_position};
-use shared::http::response::with;
+use shared::http::response::{tell_parked, with};
 
 use utoipa::IntoParams;
 
@@ -45,7 +45,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
     operation_id = "get_events_stream",
     params(FilterParams, ResumeHeaders, Awaiting),
     responses(
-        (status = 200, description = "Events as they come", body = serde_json::Value, headers(("Event-Position")), content_type = "text/event-stream"),
+        (status = 200, description = "Events as they come", body = serde_json::Value, headers(("Event-Position"), ("Parked")), content_type = "text/event-stream"),
         (status = 503, response = Unavailable),
     ),
 )]
@@ -58,12 +58,13 @@ pub(crate) async fn get_stream(
     let awaited = await_position(&headers, query.get("await")?)?;
     let from = last_event_position(&headers)?;
     let (tail, now) = side.live.listen(params::filter(&query)?, from, awaited).await?;
+    let parked = side.queries.parked().await?;
     let lifecycle = side.lifecycle.clone();
     let until = async move { lifecycle.stopping().await };
     let events = told(tail).take_until(until);
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
     response.headers_mut().extend(with(StatusCode::OK, None, Body::empty(), at(now)).headers().clone());
-    Ok(response)
+    Ok(tell_parked(response, parked))
 }
 
 fn told(tail: Tail) -> impl Stream<Item = Result<Event, Infallible>> {

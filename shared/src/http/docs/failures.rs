@@ -56,7 +56,7 @@ failures! {
         "There is no such event, or it is gone";
     ErrorNotFound = 404 "not-found" "error not found" ["Event-Position"]
         "There is no such error record";
-    PageNotFound = 404 "not-found" "page: there is none behind page 1" ["Event-Position"]
+    PageNotFound = 404 "not-found" "page: there is none behind page 1" ["Event-Position", "Parked"]
         "The page lies past the end";
     NotParked = 404 "not-parked" "stream is not parked" []
         "The stream that is named is not parked";
@@ -77,7 +77,8 @@ failures! {
     Internal = 500 "internal" "internal error" []
         "A bug";
     Unavailable = 503 "unavailable" "the event log does not answer" ["Retry-After"]
-        "A backend does not answer, or too much is waiting. The request may be repeated; where the error says \
+        "A backend does not answer, too much is waiting, or the key is parked: one of its events cannot be read, \
+         or lies at or before what is awaited and cannot be projected. The request may be repeated; where the error says \
          `outcome unknown` it may have taken effect: repeat it with its `Idempotency-Key`, or read first";
 }
 
