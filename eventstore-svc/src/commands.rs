@@ -328,6 +328,7 @@ impl Inner {
         let deadline = Instant::now() + CONFLICT_TIME;
         let mut known = self.known(key, run.first());
         loop {
+            let was_read = known.is_none();
             let state = match known {
                 Some(known) => Ok(known),
                 None => self.read_state(&stream).await.map(Known::State),
@@ -337,8 +338,10 @@ impl Inner {
                 Err(error) => return fail(run, &error),
             };
             let mut plan = Plan::new(start.state(), run.iter().map(|waiting| &waiting.command), clock::now());
-            // A refusal needs a state that is more than likely.
-            if matches!(start, Known::LikelyNew) && matches!(plan.steps.first(), Some(Step::Refused(_))) {
+            // An append proves the state that it was decided on. Without one it has to be
+            // read: another process may have written.
+            let is_unlikely = matches!(start, Known::LikelyNew) && matches!(plan.steps.first(), Some(Step::Refused(_)));
+            if is_unlikely || plan.events.is_empty() && !was_read {
                 known = None;
                 continue;
             }
@@ -373,12 +376,17 @@ impl Inner {
         let deadline = Instant::now() + CONFLICT_TIME;
         let mut state = self.states.get(key);
         loop {
-            let start = match state.take() {
+            let known = state.take();
+            let start = match known {
                 Some(state) => state,
                 None => self.read_state(&stream).await?,
             };
             let mut plan = Plan::new(start, std::iter::once(command), clock::now());
             let Some(event) = plan.events.pop() else {
+                // As in `plain`: no append proves the state.
+                if known.is_some() {
+                    continue;
+                }
                 let refusal = plan.refusal().ok_or(StoreError::Conflict)?;
                 let refused = Refused { refusal, position: start.last.map(|last| last.position) };
                 return same_request(claim, self.outcomes.keep(claim, Outcome::Refused(refused)).await?);

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use eventstore_svc::commands::{Commands, RUN_COMMANDS};
+use eventstore_svc::commands::{Claimed, Commands, RUN_COMMANDS};
 use parking_lot::Mutex;
 use shared::adapters::memory::MemoryEvents;
 use shared::domain::answer::{AnswerCommand, AnswerEvent, Ask, Condition, Key, Value};
-use shared::domain::outcome::{Outcome, Refused};
+use shared::domain::outcome::{Fingerprint, IdempotencyKey, Outcome, Refused};
 use shared::domain::refusal::Refusal;
 use shared::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use shared::domain::time::Timestamp;
@@ -124,6 +124,35 @@ async fn a_conflict_is_decided_again() {
     let refused = execute(&commands, command(Ask::Delete)).await.expect("an outcome");
     let position = Some(Position(4));
     assert_eq!(refused, Outcome::Refused(Refused { refusal: Refusal::KeyNotFound, position }));
+}
+
+/// A state that is kept may be older than the log: others write, too.
+#[tokio::test]
+async fn a_refusal_rests_on_the_log() {
+    let (commands, store) = commands();
+    let keyed = async |command: AnswerCommand, key: &str| {
+        let place = commands.place(&command)?;
+        let key = IdempotencyKey::parse(key).expect("a key");
+        let Claimed::Free(claiming) = commands.claim(key, Fingerprint([0; 32])).await? else { panic!("it is new") };
+        commands.execute(command, Some(claiming), place).await
+    };
+    let stream = StreamId::from_stored("answer-k");
+    let behind_its_back = async |event: AnswerEvent, last: u64| {
+        let event = event.to_new(Uuid::new_v4(), Timestamp::default());
+        let at = ExpectedRevision::Exact(Revision(last));
+        EventStore::append(&store.events, &stream, at, vec![event]).await.expect("appended");
+    };
+    let key = || Key::parse("k").expect("a key");
+    let create = || command(Ask::Create(Value::parse("mine").expect("a value")));
+    assert_eq!(revision(execute(&commands, create()).await), 0);
+    behind_its_back(AnswerEvent::Deleted { key: key() }, 0).await;
+    assert_eq!(revision(execute(&commands, create()).await), 2);
+    behind_its_back(AnswerEvent::Deleted { key: key() }, 2).await;
+    assert_eq!(revision(keyed(create(), "once").await), 4);
+    behind_its_back(AnswerEvent::Deleted { key: key() }, 4).await;
+    assert!(matches!(execute(&commands, command(Ask::Delete)).await, Ok(Outcome::Refused(_))));
+    behind_its_back(AnswerEvent::Created { key: key(), value: "theirs".into() }, 5).await;
+    assert_eq!(revision(execute(&commands, command(Ask::Delete)).await), 7);
 }
 
 #[tokio::test]
