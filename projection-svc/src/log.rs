@@ -78,7 +78,7 @@ impl LogQueries {
         number: u64,
         is_meant: impl Fn(Subject<'_>) -> bool,
     ) -> Result<Option<StreamId>, Error> {
-        let parked = self.queries.parked_at(Position(number)).await?;
+        let parked = self.queries.parked_from(Position(number)).await?;
         Ok(parked.filter(|stream| stream.subject().is_some_and(is_meant)))
     }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::domain::answer::{Answer, Key};
-use shared::domain::stream::{Position, StreamId};
+use shared::domain::projection::Parked;
+use shared::domain::stream::{Position, Revision, StreamId};
 use shared::error::Error;
 use shared::ports::{AnswersPage, AnswersQuery, ParkedQuery, Seen, StoreError, ViewOperator, ViewReader};
 
@@ -99,8 +100,9 @@ impl Queries {
         Ok(Listed { found, position, parked: self.parked().await?.max(before) })
     }
 
-    /// The stream whose event at this position cannot be projected, if there is one.
-    pub(crate) async fn parked_at(&self, position: Position) -> Result<Option<StreamId>, Error> {
+    /// The stream whose first event is at this position and cannot be projected, if
+    /// there is one.
+    pub(crate) async fn parked_from(&self, position: Position) -> Result<Option<StreamId>, Error> {
         if self.parked().await? == 0 {
             return Ok(None);
         }
@@ -108,7 +110,8 @@ impl Queries {
         loop {
             let page = self.operator.parked_streams(query).await?;
             let last = page.found.last().filter(|_| page.more).map(|last| last.stream.clone());
-            if let Some(parked) = page.found.into_iter().find(|parked| parked.position == position) {
+            let begins = |parked: &Parked| parked.position == position && parked.revision == Revision::FIRST;
+            if let Some(parked) = page.found.into_iter().find(begins) {
                 return Ok(Some(parked.stream));
             }
             let Some(last) = last else { return Ok(None) };

@@ -4,6 +4,7 @@
 
 mod lists;
 mod live;
+mod parked;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
