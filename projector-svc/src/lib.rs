@@ -182,7 +182,8 @@ impl Projector {
             };
             let begun = Instant::now();
             let full = batch.events.len() >= FULL_ENOUGH;
-            let oldest = batch.events.first().map(|event| event.event.metadata.recorded_at);
+            let mut known = batch.events.iter().map(|event| &event.event.metadata).filter(|known| known.is_readable());
+            let oldest = known.next().map(|known| known.recorded_at);
             let count = live.project(&*self.views, batch).await?;
             drop(live);
             self.status.applied(Instant::now());

@@ -109,7 +109,8 @@ impl Watch {
         while *events < COUNTED {
             let batch = subscription.next(COUNTED - *events).await?;
             *events += batch.events.iter().filter(|event| event.position <= head).count();
-            *oldest = oldest.or(batch.events.first().map(|event| event.event.metadata.recorded_at));
+            let mut known = batch.events.iter().map(|event| &event.event.metadata).filter(|known| known.is_readable());
+            *oldest = oldest.or(known.next().map(|known| known.recorded_at));
             if batch.checkpoint.has_reached(head) {
                 break;
             }

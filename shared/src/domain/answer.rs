@@ -273,10 +273,20 @@ pub enum UnreadableEvent {
     Kind(String),
     #[error("schema version {0} is newer than this program")]
     Schema(u32),
+    #[error("its metadata cannot be read")]
+    Metadata,
     #[error("its data does not fit its type")]
     Data(#[from] serde_json::Error),
     #[error("it names the key {0:?}, which is not its stream's")]
     Stream(String),
+}
+
+/// Refuses metadata that could not be read or are of another schema than the known one.
+pub(super) fn check_schema(metadata: &Metadata, known: u32) -> Result<(), UnreadableEvent> {
+    if !metadata.is_readable() {
+        return Err(UnreadableEvent::Metadata);
+    }
+    if metadata.schema == known { Ok(()) } else { Err(UnreadableEvent::Schema(metadata.schema)) }
 }
 
 impl AnswerEvent {
@@ -324,9 +334,7 @@ impl AnswerEvent {
     pub fn from_recorded(recorded: &RecordedEvent) -> Result<Self, UnreadableEvent> {
         let NewEvent { kind, data, metadata, .. } = &recorded.event;
         let kind = Happened::from_name(kind).ok_or_else(|| UnreadableEvent::Kind(kind.to_string()))?;
-        if metadata.schema != SCHEMA {
-            return Err(UnreadableEvent::Schema(metadata.schema));
-        }
+        check_schema(metadata, SCHEMA)?;
         let AnswerData { key, value } = serde_json::from_slice(data)?;
         let key = Key::from_stored(&key);
         if StreamId::of_answer(&key) != recorded.stream {

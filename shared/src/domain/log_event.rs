@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
-use super::answer::{Condition, LastEvent, UnreadableEvent};
+use super::answer::{Condition, LastEvent, UnreadableEvent, check_schema};
 use super::members::{Checked, InvalidEvent, check_value};
 use super::refusal::Refusal;
 use super::stream::{Metadata, NewEvent, Position, RecordedEvent, Revision, StreamId, Subject};
@@ -143,9 +143,7 @@ fn of_bytes(id: Uuid, kind: &str, data: Bytes, recorded_at: Timestamp) -> NewEve
 /// The stored data, if the event is of this kind and schema.
 fn data_of<'a, T: Deserialize<'a>>(recorded: &'a RecordedEvent) -> Result<T, UnreadableEvent> {
     let NewEvent { data, metadata, .. } = &recorded.event;
-    if metadata.schema != SCHEMA {
-        return Err(UnreadableEvent::Schema(metadata.schema));
-    }
+    check_schema(metadata, SCHEMA)?;
     Ok(serde_json::from_slice(data)?)
 }
 

@@ -168,6 +168,18 @@ pub struct Metadata {
     pub recorded_at: Timestamp,
 }
 
+impl Metadata {
+    /// Stands for metadata that an adapter could not read: a later version of this
+    /// program may have written it. What needs the event refuses it for that, and what
+    /// looks for a time finds it before all others, so that it is not passed over.
+    pub const UNREADABLE: Self = Self { schema: 0, recorded_at: Timestamp::EARLIEST };
+
+    /// Whether these were read.
+    pub fn is_readable(&self) -> bool {
+        *self != Self::UNREADABLE
+    }
+}
+
 /// An event that is to be appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {

@@ -35,6 +35,9 @@ pub struct InvalidTimestamp;
 pub struct InvalidTime;
 
 impl Timestamp {
+    /// Before all others.
+    pub const EARLIEST: Self = Self(*RANGE.start());
+
     /// Reads a time as clients write it: RFC 3339, the same without a zone, or a date,
     /// which is its start; in UTC where no zone is given. Digits beyond the microsecond
     /// are cut. A leap second, at the end of a month in UTC, is the last microsecond

@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut, Bytes};
 use uuid::Uuid;
 
-use crate::domain::stream::{NewEvent, Position, RecordedEvent, Revision, StreamId};
+use crate::domain::stream::{Metadata, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use crate::ports::StoreError;
 
 /// The first byte of every record.
@@ -21,8 +21,6 @@ enum BadRecord {
     Format(u8),
     #[error("a name in it is not UTF-8")]
     Utf8(#[from] std::str::Utf8Error),
-    #[error("its metadata cannot be read")]
-    Metadata(#[from] serde_json::Error),
 }
 
 /// The bytes of an event at its place.
@@ -46,7 +44,8 @@ pub(super) fn encode(stream: &StreamId, revision: Revision, event: &NewEvent, po
     bytes
 }
 
-/// Reads a record that was found at a position.
+/// Reads a record that was found at a position. Of one that is whole, but for whose
+/// metadata this program is too old, all else is given.
 pub(super) fn decode(position: Position, bytes: Bytes) -> Result<RecordedEvent, StoreError> {
     parse(position, bytes).map_err(|error| StoreError::corrupt(format!("the event at position {position}"), error))
 }
@@ -67,7 +66,7 @@ fn parse(position: Position, mut bytes: Bytes) -> Result<RecordedEvent, BadRecor
     let length = take(&mut bytes, 1)?.get_u8();
     let kind = std::str::from_utf8(&take(&mut bytes, length.into())?)?.into();
     let length = take(&mut bytes, 4)?.get_u32();
-    let metadata = serde_json::from_slice(&take(&mut bytes, length as usize)?)?;
+    let metadata = serde_json::from_slice(&take(&mut bytes, length as usize)?).unwrap_or(Metadata::UNREADABLE);
     Ok(RecordedEvent { position, stream, revision, event: NewEvent { id, kind, data: bytes, metadata } })
 }
 
@@ -88,7 +87,7 @@ fn checksum(position: Position, bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::answer::{AnswerEvent, Key};
+    use crate::domain::answer::{AnswerEvent, Key, UnreadableEvent};
     use crate::domain::time::Timestamp;
 
     fn event() -> (StreamId, NewEvent) {
@@ -116,6 +115,22 @@ mod tests {
             assert!(decode(Position(9), damaged.into()).is_err(), "byte {index}");
             assert!(decode(Position(9), bytes[..index].to_vec().into()).is_err(), "cut at {index}");
         }
+    }
+
+    #[test]
+    fn metadata_of_a_later_version_keeps_the_rest() {
+        let (stream, event) = event();
+        let mut bytes = encode(&stream, Revision(3), &event, Position(9));
+        let schema = br#""schema":1"#;
+        let at = bytes.windows(schema.len()).position(|window| window == schema).expect("it is there");
+        bytes[at + schema.len() - 1] = b'x';
+        let end = bytes.len() - 4;
+        let checksum = checksum(Position(9), &bytes[..end]);
+        bytes[end..].copy_from_slice(&checksum.to_be_bytes());
+        let event = NewEvent { metadata: Metadata::UNREADABLE, ..event };
+        let read = decode(Position(9), bytes.into()).expect("readable");
+        assert_eq!(read, RecordedEvent { position: Position(9), stream, revision: Revision(3), event });
+        assert!(matches!(AnswerEvent::from_recorded(&read), Err(UnreadableEvent::Metadata)));
     }
 
     /// What is stored today must be read by every later version.

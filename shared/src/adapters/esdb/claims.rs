@@ -196,8 +196,9 @@ impl Claims {
         let last = self.appender.link.read(claims, Begin::End, Direction::Backwards, 1).await?;
         let Some(last) = last.into_iter().next() else { return Ok(Standing::Free(ExpectedRevision::NoStream)) };
         let next = ExpectedRevision::Exact(last.revision);
+        let is_readable = last.event.metadata.is_readable();
         let Metadata { schema, recorded_at } = last.event.metadata;
-        if now.micros().saturating_sub(recorded_at.micros()) > self.ttl_micros {
+        if is_readable && now.micros().saturating_sub(recorded_at.micros()) > self.ttl_micros {
             return Ok(Standing::Free(next));
         }
         let corrupt = |error| StoreError::corrupt(format!("the claim at position {}", last.position), error);

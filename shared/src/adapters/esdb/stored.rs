@@ -29,8 +29,6 @@ struct Mark {
 /// Why an event of ours cannot be read.
 #[derive(Debug, thiserror::Error)]
 enum BadEvent {
-    #[error("its metadata cannot be read")]
-    Metadata(#[from] serde_json::Error),
     #[error("it has no {0}")]
     Missing(&'static str),
     #[error("its position {0} is too large")]
@@ -56,25 +54,26 @@ pub(super) fn size(event: &NewEvent) -> usize {
     event.data.len() + 2 * event.kind.len() + 150
 }
 
-/// Reads an event; none if it is not of this log.
+/// Reads an event; none if it is not of this log. Of one that is, but for whose metadata
+/// this program is too old, all else is given.
 ///
 /// # Errors
 /// `Corrupt` if it is, and cannot be read.
 pub(super) fn decode(event: Event, log: LogId) -> Result<Option<RecordedEvent>, StoreError> {
-    let metadata = match serde_json::from_slice::<StoredMetadata>(&event.metadata) {
-        Ok(metadata) if metadata.log == log.0 => Ok(metadata),
+    let metadata = match serde_json::from_slice(&event.metadata) {
+        Ok(StoredMetadata { schema, recorded_at, log: of }) if of == log.0 => Metadata { schema, recorded_at },
         Ok(_) => return Ok(None),
-        Err(error) => match serde_json::from_slice::<Mark>(&event.metadata) {
-            Ok(mark) if mark.log == log.0 => Err(BadEvent::Metadata(error)),
+        Err(_) => match serde_json::from_slice::<Mark>(&event.metadata) {
+            Ok(mark) if mark.log == log.0 => Metadata::UNREADABLE,
             _ => return Ok(None),
         },
     };
     let position = event.position;
     let corrupt = |error| StoreError::corrupt(format!("the event at position {position}"), error);
-    metadata.and_then(|metadata| recorded(event, metadata)).map(Some).map_err(corrupt)
+    recorded(event, metadata).map(Some).map_err(corrupt)
 }
 
-fn recorded(event: Event, metadata: StoredMetadata) -> Result<RecordedEvent, BadEvent> {
+fn recorded(event: Event, metadata: Metadata) -> Result<RecordedEvent, BadEvent> {
     let id = event.id.and_then(|id| id.structured).ok_or(BadEvent::Missing("id"))?;
     let name = event.stream.ok_or(BadEvent::Missing("stream"))?;
     let name = std::str::from_utf8(&name.bytes).map_err(|_| BadEvent::Missing("stream"))?;
@@ -91,7 +90,7 @@ fn recorded(event: Event, metadata: StoredMetadata) -> Result<RecordedEvent, Bad
             id: Uuid::from_u64_pair(id.most.cast_unsigned(), id.least.cast_unsigned()),
             kind: kind.value.into(),
             data: event.data,
-            metadata: Metadata { schema: metadata.schema, recorded_at: metadata.recorded_at },
+            metadata,
         },
     })
 }
@@ -139,8 +138,6 @@ mod tests {
 
     #[test]
     fn an_event_of_ours_that_cannot_be_read_is_not() {
-        let marked = format!(r#"{{"schema":"one","log":"{}"}}"#, LOG.0);
-        assert!(matches!(decode(event(&marked), LOG), Err(StoreError::Corrupt { .. })));
         let spoiled: [fn(&mut Event); 3] =
             [|event| event.id = None, |event| event.properties.clear(), |event| event.position = 1 << 53];
         for spoil in spoiled {
@@ -148,6 +145,14 @@ mod tests {
             spoil(&mut event);
             assert!(matches!(decode(event, LOG), Err(StoreError::Corrupt { .. })));
         }
+    }
+
+    #[test]
+    fn metadata_of_a_later_version_keeps_the_rest() {
+        let marked = format!(r#"{{"schema":"one","log":"{}"}}"#, LOG.0);
+        let read = decode(event(&marked), LOG).expect("readable").expect("ours");
+        assert_eq!((read.stream.as_str(), read.revision, read.position), ("answer-ключ", Revision(3), Position(77)));
+        assert_eq!(read.event.metadata, Metadata::UNREADABLE);
     }
 
     #[test]
