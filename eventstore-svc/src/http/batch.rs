@@ -100,7 +100,7 @@ async fn run(side: Arc<WriteSide>, key: Option<IdempotencyKey>, mut lines: Lines
                 }
                 match line {
                     Ok(Some(line)) => {
-                        let not_begun = stopped.as_ref().map(|error| ApiError::unavailable(error.message()));
+                        let not_begun = stopped.as_ref().map(ApiError::not_begun);
                         under_way.push_back(match not_begun {
                             Some(error) => Box::pin(std::future::ready(Err(error))),
                             None => begin(&side.commands, key.as_ref(), line).await,

@@ -321,7 +321,7 @@ async fn follow(side: &WriteSide, past: Past, range: &Range, last: Option<Revisi
     let listening = side.live.listen(past.stream.clone());
     let newest = side.history.newest(&past.stream).await?.ok_or_else(past.missing)?;
     let next = last.map(Revision::next).or(range.from).unwrap_or(Revision::FIRST);
-    let follower = Follower {
+    let mut follower = Follower {
         history: side.history.clone(),
         past,
         listening,
@@ -330,6 +330,7 @@ async fn follow(side: &WriteSide, past: Past, range: &Range, last: Option<Revisi
         ready: Vec::new().into_iter(),
         reread: true,
     };
+    follower.begin().await?;
     let lifecycle = side.lifecycle.clone();
     let until = async move { lifecycle.stopping().await };
     let events = futures::StreamExt::take_until(follower.into_stream(), until);
@@ -362,6 +363,25 @@ impl Follower {
         })
     }
 
+    /// Reads what is sent first. What cannot be read in there is answered, as with a
+    /// history that does not go on; what cannot be later breaks the stream off.
+    async fn begin(&mut self) -> Result<(), Error> {
+        self.read().await?;
+        let mut text = Vec::new();
+        for event in self.ready.as_slice() {
+            text.clear();
+            (self.past.write)(event, self.detail, &mut text)?;
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<(), Error> {
+        let page = self.history.page(&self.past.stream, self.next, Direction::Forwards, PAGE).await?;
+        self.reread = !page.is_empty();
+        self.ready = page.into_iter().map(Arc::new).collect::<Vec<_>>().into_iter();
+        Ok(())
+    }
+
     async fn event(&mut self) -> Result<Event, Error> {
         loop {
             if let Some(recorded) = self.ready.next() {
@@ -376,9 +396,7 @@ impl Follower {
                 return self.send(&recorded);
             }
             if self.reread {
-                let page = self.history.page(&self.past.stream, self.next, Direction::Forwards, PAGE).await?;
-                self.reread = !page.is_empty();
-                self.ready = page.into_iter().map(Arc::new).collect::<Vec<_>>().into_iter();
+                self.read().await?;
             } else {
                 let heard = self.listening.next().await;
                 self.reread = heard.missed;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
 
 mod log;
+mod parked;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -14,6 +14,9 @@ use crate::ports::StoreError;
 use crate::wire::answers::BadBody;
 use crate::wire::{audit_log, event_logger};
 
+/// The problem of a key that is parked.
+const PARKED: &str = "parked";
+
 /// A failed request, as the client learns of it.
 #[derive(Clone, Debug)]
 pub struct ApiError {
@@ -148,6 +151,15 @@ impl ApiError {
         Self { retry_after: Some(1), ..error }
     }
 
+    /// 503 for what was not begun because something in front of it failed like this.
+    #[must_use]
+    pub fn not_begun(&self) -> Self {
+        match self.problem {
+            PARKED => Self::unavailable("not begun: the key of an earlier line is parked"),
+            _ => Self::unavailable(self.message()),
+        }
+    }
+
     /// The status that it is answered with.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -240,7 +252,7 @@ impl From<Error> for ApiError {
 
 impl ApiError {
     fn parked() -> Self {
-        Self { problem: "parked", ..Self::unavailable("key is parked") }
+        Self { problem: PARKED, ..Self::unavailable("key is parked") }
     }
 }
 
