@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::app::{SERVICES, Storage, TestApp};
 
 on_each_storage!(
-    the_document_names_what_each_process_serves;
+    the_document_names_what_each_process_serves,
+    the_document_for_operators_is_as_kept;
     locally: the_document_is_as_kept,
     each_documented_path_has_the_documented_methods,
     every_reference_leads_somewhere,
@@ -17,9 +18,9 @@ on_each_storage!(
     a_public_url_is_where_calls_go,
 );
 
-/// The document of the monolith, as it was agreed on.
-fn kept() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs/openapi.json")
+/// A document, as it was agreed on.
+fn kept(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs").join(name)
 }
 
 async fn document(app: &TestApp) -> Value {
@@ -28,16 +29,26 @@ async fn document(app: &TestApp) -> Value {
 
 async fn the_document_is_as_kept(storage: Storage) {
     let app = TestApp::spawn(storage).await;
-    let now = document(&app).await;
+    assert_kept("openapi.json", &document(&app).await);
+}
+
+/// That of the projector, and of what the monolith has instead.
+async fn the_document_for_operators_is_as_kept(storage: Storage) {
+    let app = TestApp::spawn(storage).await;
+    let name = if storage == Storage::Services { "openapi-projector.json" } else { "openapi-admin.json" };
+    assert_kept(name, &app.call_at(app.admin(), "GET", "/openapi.json").send().await.status(200).json());
+}
+
+fn assert_kept(name: &str, now: &Value) {
     if std::env::var_os("RENEW_OPENAPI").is_some() {
-        std::fs::write(kept(), serde_json::to_string_pretty(&now).unwrap() + "\n").unwrap();
+        std::fs::write(kept(name), serde_json::to_string_pretty(now).unwrap() + "\n").unwrap();
     }
-    let kept: Value = serde_json::from_slice(&std::fs::read(kept()).unwrap()).unwrap();
-    let difference = difference("", &now, &kept);
+    let kept: Value = serde_json::from_slice(&std::fs::read(kept(name)).unwrap()).unwrap();
+    let difference = difference("", now, &kept);
     assert!(
         difference.is_none(),
-        "the document is not the one in docs/openapi.json any more, from {difference:?} on; if it shall change:\n\
-         RENEW_OPENAPI=1 cargo test -p monolith --test it docs::memory::the_document_is_as_kept"
+        "the document is not the one in docs/{name} any more, from {difference:?} on; if it shall change:\n\
+         RENEW_OPENAPI=1 cargo test --workspace --all-features --test it -- docs::"
     );
 }
 

@@ -30,6 +30,7 @@ mod kill_events;
 mod lifecycle;
 mod lists;
 mod live;
+mod operators;
 mod past;
 mod positions;
 mod power_cut;

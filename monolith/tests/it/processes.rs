@@ -148,7 +148,7 @@ async fn each_has_its_port() {
 // --------------------------------------------------------------------- routes
 
 /// Every call, and who serves it.
-const CALLS: [(&str, &str, usize); 16] = [
+const CALLS: [(&str, &str, usize); 19] = [
     ("POST", "/answers", 0),
     ("PATCH", "/answers", 0),
     ("PATCH", "/answers/k", 0),
@@ -165,6 +165,9 @@ const CALLS: [(&str, &str, usize); 16] = [
     ("HEAD", "/answers/k", 1),
     ("GET", "/answers/batch", 1),
     ("GET", "/projection/ping", 1),
+    ("GET", "/parked", 2),
+    ("POST", "/parked/replay", 2),
+    ("GET", "/rebuild", 2),
 ];
 
 #[tokio::test]

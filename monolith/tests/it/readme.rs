@@ -117,6 +117,7 @@ async fn run(commands: &str, app: &TestApp, folder: &Path) -> String {
     for (number, port) in ["localhost:8080", "localhost:8081"].iter().enumerate() {
         commands = commands.replace(port, &app.addresses()[number].to_string());
     }
+    commands = commands.replace("localhost:8082", &app.admin().to_string());
     let mut bash = std::process::Command::new("bash");
     // No proxy and no curlrc of whoever runs the tests.
     bash.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).env("CURL_HOME", folder);
