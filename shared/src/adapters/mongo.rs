@@ -1,26 +1,31 @@
 //! `MongoViews`: the read store in MongoDB, from 5.0 on; a standalone server will do.
 //!
 //! One document (`meta`) says which log the views are of, how far they are, in which
-//! collection their rows lie and whose turn it is to write them (`lease`). Rows are
-//! absolute and guarded by their position (`rows`), and they are written before the
-//! checkpoint: a crash anywhere repeats work and never skips or undoes it.
+//! collections their rows lie, which streams are parked (`parked`), what is built beside
+//! them (`rebuild`) and whose turn it is to write (`lease`). Rows are absolute and guarded
+//! by their position (`rows`), and they are written before the checkpoint (`writer`): a
+//! crash anywhere repeats work and never skips or undoes it.
 
 mod connection;
 mod lease;
 mod log;
 mod meta;
+mod operator;
+mod parked;
+mod rebuild;
 mod rows;
 mod waiting;
 mod write;
+mod writer;
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mongodb::Database;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
@@ -28,11 +33,9 @@ pub use connection::{InvalidUrl, Options, Serves};
 
 use super::progress::Progress;
 use crate::domain::answer::{Answer, Key};
-use crate::domain::projection::{Changes, EventChange, fold};
-use crate::domain::stream::Position;
-use crate::ports::{
-    AnswersPage, AnswersQuery, Checkpoint, Generation, Health, LogId, Seen, StoreError, ViewReader, ViewWriter,
-};
+use crate::domain::projection::{EventChange, Parked};
+use crate::domain::stream::{Position, StreamId};
+use crate::ports::{AnswersPage, AnswersQuery, Checkpoint, Health, LogId, Seen, StoreError, ViewReader};
 use connection::Connection;
 use lease::Turn;
 use meta::{Looks, Meta, Rows};
@@ -41,10 +44,11 @@ use waiting::Waiting;
 /// How old the meta document may be that a read of one answer goes by: its own row
 /// says what the answer rests on.
 const FRESH: Duration = Duration::from_millis(20);
-/// How often whoever stands by asks for the turn.
-const STAND_BY: Duration = Duration::from_secs(1);
-/// How often a list is read again because its rows were replaced meanwhile.
+/// How often something is read again because its rows were replaced meanwhile.
 const ATTEMPTS: usize = 3;
+/// Whoever took longer than this to read a row looks whether it is still one that is
+/// shown. The rows may have been removed `rebuild::GRACE` after they were replaced.
+const SLOW: Duration = Duration::from_secs(10);
 
 /// The views in a MongoDB database.
 #[derive(Clone)]
@@ -66,6 +70,10 @@ struct Inner {
     /// This process's turn to write; none while it has none.
     turn: watch::Sender<Option<Turn>>,
     renewal: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// Something was asked of whoever has the turn, here; and what this process knows to
+    /// have been asked anywhere.
+    asked: Notify,
+    heard: Mutex<Option<(String, i64)>>,
     runtime: Handle,
 }
 
@@ -96,6 +104,8 @@ impl MongoViews {
             holder: Uuid::new_v4(),
             turn: watch::Sender::new(None),
             renewal: Mutex::default(),
+            asked: Notify::new(),
+            heard: Mutex::default(),
             runtime: Handle::current(),
         }));
         let poller = waiting::poll(views.0.waiting.clone(), Arc::downgrade(&views.0));
@@ -149,6 +159,23 @@ impl Inner {
         }
     }
 
+    /// The meta document that a read of one thing goes by. While a rebuild is under way
+    /// it is as new as the read: other rows may be shown at any moment, in which a stream
+    /// may be parked that was not, or may not be any more.
+    async fn current(&self) -> Result<Option<Meta>, StoreError> {
+        let now = Instant::now();
+        let found = self.shown(now - FRESH).await?;
+        if found.as_ref().is_some_and(|meta| meta.next().is_some()) { self.shown(now).await } else { Ok(found) }
+    }
+
+    /// The meta document that tells of parked streams: nothing that was awaited is missing.
+    async fn of_parked(&self) -> Result<Option<Meta>, StoreError> {
+        let reached = self.reached.get();
+        let found = self.current().await?;
+        let position = found.as_ref().map_or(Position::START, |meta| meta.checkpoint().position());
+        if position.0 < reached { self.shown(Instant::now()).await } else { Ok(found) }
+    }
+
     /// Fails where only the views of the own log may be shown and it is not certain
     /// that they are.
     fn check_verdict(&self) -> Result<(), StoreError> {
@@ -188,85 +215,26 @@ impl Inner {
         }
     }
 
-    /// Waits for the turn to write the views of this log.
-    async fn take_turn(&self, log: LogId) -> Result<Meta, StoreError> {
-        let mut told = false;
-        loop {
-            let database = self.database().await?;
-            let meta = meta::find_or_make(database, log).await?;
-            let name = self.connection.name();
-            if let Some(why) = meta.unknown_format(name).or_else(|| meta.other_log(log, name)) {
-                return Err(self.foreign(why));
-            }
-            if let Some(meta) = lease::take(database, &meta, self.holder).await? {
-                return Ok(meta);
-            }
-            // Whoever has the turn knows that the views are not ahead of the log.
-            self.own(log, &meta);
-            if !told {
-                tracing::info!("another process projects; standing by");
-                told = true;
-            }
-            tokio::time::sleep(STAND_BY).await;
-        }
-    }
-
-    /// Begins the turn that was taken, or goes on with it.
-    fn begin(self: &Arc<Self>, meta: &Meta) {
-        let turn = Turn::new(meta, self.holder);
-        let goes_on = self.turn.borrow().as_ref().is_some_and(|now| now.is(&turn));
-        self.turn.send_replace(Some(turn.clone()));
-        if !goes_on {
-            let renewal = self.runtime.spawn(renew(Arc::downgrade(self), turn));
-            *self.renewal.lock() = Some(AbortOnDropHandle::new(renewal));
-        }
-    }
-
-    /// Ends a turn that another process may have now.
-    fn lose(&self, turn: &Turn) {
-        self.turn.send_if_modified(|now| {
-            let is_it = now.as_ref().is_some_and(|now| now.is(turn));
-            if is_it {
-                *now = None;
-            }
-            is_it
-        });
-    }
-
-    /// Writes rows, then the checkpoint.
-    async fn write(&self, turn: &Turn, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
-        let database = self.database().await?;
-        let Changes { mut answers, log, parked: _ } = changes;
-        let removed = answers.iter().filter(|change| change.value.is_none()).map(|change| change.position).max();
-        if let Some(unseen) = removed.max(log::unseen(&log))
-            && !meta::announce(database, turn, unseen).await?
-        {
-            return Err(StoreError::Conflict);
-        }
-        let growth = log::growth(&log);
-        fold(&mut answers);
-        let of_answers = turn.rows.answers();
-        tokio::try_join!(
-            write::write(database, &of_answers, answers.iter().map(rows::put).collect()),
-            log::put(database, &turn.rows, log),
-        )?;
-        if meta::advance(database, turn, to, growth).await? { Ok(()) } else { Err(StoreError::Conflict) }
-    }
-
     /// Reads one row; `at` tells the position that it rests on.
     async fn one<T, F>(
         &self,
-        find: impl FnOnce(Database, Rows) -> F,
+        find: impl Fn(Database, Rows) -> F,
         at: impl Fn(&T) -> Position,
     ) -> Result<Seen<Option<T>>, StoreError>
     where
         F: Future<Output = Result<Option<T>, StoreError>>,
     {
-        let Some(meta) = self.shown(Instant::now() - FRESH).await? else { return Ok(nothing(None)) };
-        let found = find(self.database().await?.clone(), meta.rows()).await?;
-        let position = found.as_ref().map_or(Position::START, at);
-        let position = position.max(meta.checkpoint().position()).max(Position(self.reached.get()));
-        Ok(Seen { found, position })
+        for _ in 0..ATTEMPTS {
+            let begun = Instant::now();
+            let Some(meta) = self.current().await? else { return Ok(nothing(None)) };
+            let found = find(self.database().await?.clone(), meta.rows()).await?;
+            if begun.elapsed() < SLOW {
+                let position = found.as_ref().map_or(Position::START, &at);
+                let position = position.max(meta.checkpoint().position()).max(Position(self.reached.get()));
+                return Ok(Seen { found, position });
+            }
+        }
+        Err(REPLACED)
     }
 
     /// Reads many rows, or none by what they leave out; `none` is what there is before
@@ -322,32 +290,6 @@ fn nothing<T>(found: T) -> Seen<T> {
     Seen { found, position: Position::START }
 }
 
-/// Renews the lease until it is lost. While the database is away the turn goes on: only
-/// the database can say that another process has it.
-async fn renew(views: Weak<Inner>, turn: Turn) {
-    let mut failing = false;
-    loop {
-        tokio::time::sleep(lease::RENEWAL).await;
-        let Some(views) = views.upgrade() else { return };
-        if !views.turn.borrow().as_ref().is_some_and(|now| now.is(&turn)) {
-            return;
-        }
-        let renewed = async { lease::renew(views.database().await?, &turn).await };
-        match renewed.await {
-            Ok(true) => failing = false,
-            Ok(false) => {
-                tracing::warn!("another process projects now");
-                return views.lose(&turn);
-            }
-            Err(error) if !failing => {
-                tracing::warn!(error = %error.chain(), "the lease of the views cannot be renewed; it is tried again");
-                failing = true;
-            }
-            Err(_) => {}
-        }
-    }
-}
-
 #[async_trait]
 impl ViewReader for MongoViews {
     async fn answer(&self, key: &Key) -> Result<Seen<Option<Answer>>, StoreError> {
@@ -377,117 +319,14 @@ impl ViewReader for MongoViews {
     }
 
     async fn parked(&self) -> Result<u64, StoreError> {
-        Ok(0)
+        Ok(self.0.of_parked().await?.map_or(0, |meta| meta.parked()))
     }
 
-    async fn parked_stream(
-        &self,
-        _stream: &crate::domain::stream::StreamId,
-    ) -> Result<Option<crate::domain::projection::Parked>, StoreError> {
-        Ok(None)
-    }
-}
-
-#[async_trait]
-impl crate::ports::ViewOperator for MongoViews {
-    async fn parked_streams(
-        &self,
-        _query: crate::ports::ParkedQuery,
-    ) -> Result<crate::ports::Page<crate::domain::projection::Parked>, StoreError> {
-        todo!()
-    }
-    async fn ask_replay(&self, _stream: Option<&crate::domain::stream::StreamId>) -> Result<u64, StoreError> {
-        todo!()
-    }
-    async fn ask_rebuild(&self, _now: crate::domain::time::Timestamp) -> Result<(), StoreError> {
-        todo!()
-    }
-    async fn rebuild_state(&self) -> Result<crate::ports::RebuildState, StoreError> {
-        Ok(crate::ports::RebuildState::default())
-    }
-}
-
-#[async_trait]
-impl ViewWriter for MongoViews {
-    async fn resume(&self, log: LogId, end: Position) -> Result<Checkpoint, StoreError> {
-        let had_turn = self.0.turn.borrow().clone();
-        let meta = self.0.take_turn(log).await?;
-        let database = self.0.database().await?;
-        rows::prepare(database, &meta.rows().answers()).await?;
-        log::prepare(database, &meta.rows()).await?;
-        self.0.begin(&meta);
-        let checkpoint = meta.checkpoint();
-        if checkpoint.position() > end {
-            // Another process may have moved on behind `end`, unless this one has had
-            // the turn since before `end` was asked for: ask again.
-            let exact = had_turn.is_some_and(|turn| turn.is(&Turn::new(&meta, self.0.holder)));
-            if exact {
-                return Err(self.0.foreign(meta.ahead_of_log(end, self.0.connection.name())));
-            }
-            *self.0.verdict.write() = Verdict::Unknown;
-            return Err(StoreError::Conflict);
+    async fn parked_stream(&self, stream: &StreamId) -> Result<Option<Parked>, StoreError> {
+        match self.0.of_parked().await? {
+            Some(meta) if meta.parked() > 0 => parked::find(self.0.database().await?, &meta.views, stream).await,
+            _ => Ok(None),
         }
-        self.0.own(log, &meta);
-        self.0.note(Some(&meta));
-        Ok(checkpoint)
-    }
-
-    async fn apply(
-        &self,
-        generation: Generation,
-        from: Checkpoint,
-        changes: Changes,
-        to: Checkpoint,
-    ) -> Result<(), StoreError> {
-        let turn = self.0.turn.borrow().clone().ok_or(StoreError::Conflict)?;
-        if turn.at != from {
-            return Err(StoreError::Conflict);
-        }
-        if to <= from {
-            return Ok(());
-        }
-        let mut changes = changes;
-        changes.answers.retain(|change| !from.has_reached(change.position));
-        changes.log.retain(|change| !from.has_reached(change.position()));
-        match self.0.write(&turn, changes, to).await {
-            Ok(()) => {
-                self.0.turn.send_if_modified(|now| {
-                    if let Some(now) = now.as_mut().filter(|now| now.is(&turn)) {
-                        now.at = to;
-                    }
-                    false
-                });
-                self.0.reached.advance(to.position().0);
-                Ok(())
-            }
-            Err(error) => {
-                if matches!(error, StoreError::Conflict) {
-                    self.0.lose(&turn);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn interrupted(&self) {
-        // The sender lives as long as self.
-        let _ = self.0.turn.subscribe().wait_for(Option::is_none).await;
-    }
-
-    async fn parked(&self, _generation: Generation) -> Result<Vec<crate::domain::projection::Parked>, StoreError> {
-        Ok(Vec::new())
-    }
-    async fn replayed(&self, _at: Checkpoint, _replayed: crate::ports::Replayed) -> Result<(), StoreError> {
-        todo!()
-    }
-    async fn asked(&self) {
-        std::future::pending().await
-    }
-    async fn rebuild(&self, _head: Position) -> Result<Option<Checkpoint>, StoreError> {
-        Ok(None)
-    }
-    async fn swap(&self, _live: Checkpoint, _next: Checkpoint) -> Result<bool, StoreError> {
-        todo!()
     }
 }
 

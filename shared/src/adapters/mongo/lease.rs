@@ -15,8 +15,8 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::connection::{READ, WRITE, within};
-use super::meta::{self, ID, Meta, Rows};
-use crate::ports::{Checkpoint, StoreError};
+use super::meta::{self, Filled, ID, Meta, Rows, signed};
+use crate::ports::{Checkpoint, Generation, StoreError};
 
 /// How often the lease is renewed.
 pub(super) const RENEWAL: Duration = Duration::from_millis(2_500);
@@ -35,17 +35,36 @@ pub(super) struct Turn {
     views: String,
     holder: Uuid,
     epoch: i64,
-    /// Where the rows are.
-    pub(super) rows: Rows,
-    /// Where the views are in this turn.
-    pub(super) at: Checkpoint,
+    /// The views that are shown, as this turn left them.
+    pub(super) live: Filled,
+    /// Those that this turn builds beside them.
+    pub(super) next: Option<Filled>,
 }
 
 impl Turn {
     /// The turn that a document gives to whoever has just taken it.
     pub(super) fn new(meta: &Meta, holder: Uuid) -> Self {
-        let (views, rows) = (meta.views.clone(), meta.rows());
-        Self { views, holder, epoch: meta.lease.epoch, rows, at: meta.checkpoint() }
+        Self { views: meta.views.clone(), holder, epoch: meta.lease.epoch, live: meta.live(), next: meta.next() }
+    }
+
+    /// A generation as this turn left it.
+    pub(super) fn of(&self, generation: Generation) -> Option<Known<'_>> {
+        let filled = match generation {
+            Generation::Live => &self.live,
+            Generation::Next => self.next.as_ref()?,
+        };
+        Some(Known { turn: self, generation, rows: &filled.rows, at: filled.at })
+    }
+
+    /// Takes note of how far a generation is, unless the turn knows of another by now.
+    pub(super) fn moved(&mut self, generation: Generation, rows: &Rows, to: Checkpoint) {
+        let filled = match generation {
+            Generation::Live => Some(&mut self.live),
+            Generation::Next => self.next.as_mut(),
+        };
+        if let Some(filled) = filled.filter(|filled| filled.rows == *rows) {
+            filled.at = to;
+        }
     }
 
     /// Whether both are one turn, wherever they are in it.
@@ -60,8 +79,36 @@ impl Turn {
     }
 }
 
+/// A generation as a turn left it.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub(super) turn: &'a Turn,
+    pub(super) generation: Generation,
+    pub(super) rows: &'a Rows,
+    pub(super) at: Checkpoint,
+}
+
+impl Known<'_> {
+    /// The document while it is this turn, and the generation is where it was left.
+    pub(super) fn filter(&self) -> Document {
+        let mut filter = self.turn.filter();
+        filter.insert(self.field("generation"), self.rows.number);
+        filter.insert(self.field("commit"), signed(self.at.commit));
+        filter.insert(self.field("prepare"), signed(self.at.prepare));
+        filter
+    }
+
+    /// One of the document's fields that each generation has.
+    pub(super) fn field(&self, name: &str) -> String {
+        match self.generation {
+            Generation::Live => name.to_owned(),
+            Generation::Next => format!("next.{name}"),
+        }
+    }
+}
+
 /// The server's clock, in milliseconds.
-fn now() -> Bson {
+pub(super) fn now() -> Bson {
     doc! { "$toLong": "$$NOW" }.into()
 }
 
@@ -84,6 +131,7 @@ pub(super) async fn take(database: &Database, meta: &Meta, holder: Uuid) -> Resu
     let collection = meta::collection(database);
     let take = collection
         .find_one_and_update(filter, vec![doc! { "$set": { "lease": lease } }])
+        .projection(meta::without_parked())
         .return_document(ReturnDocument::After);
     within(WRITE, take).await
 }

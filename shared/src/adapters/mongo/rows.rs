@@ -60,12 +60,15 @@ impl From<Stored> for Row {
     }
 }
 
-/// Makes what the rows need: the index of those that are live, and the view of them
-/// that people look at.
+/// Makes what the rows need: the index of those that are live.
 pub(super) async fn prepare(database: &Database, rows: &str) -> Result<(), StoreError> {
     let options = IndexOptions::builder().name("live".to_owned()).sparse(true).build();
     let index = IndexModel::builder().keys(doc! { "key": 1 }).options(options).build();
-    within(WRITE, database.collection::<Document>(rows).create_index(index)).await?;
+    within(WRITE, database.collection::<Document>(rows).create_index(index)).await.map(drop)
+}
+
+/// Makes these rows the ones that people look at.
+pub(super) async fn show(database: &Database, rows: &str) -> Result<(), StoreError> {
     let pipeline =
         [doc! { "$match": { "key": { "$exists": true } } }, doc! { "$project": { "_id": 0, "key": 1, "value": 1 } }];
     let create = doc! { "create": SHOWN, "viewOn": rows, "pipeline": &pipeline[..] };
