@@ -3,6 +3,7 @@
 //! but for those that kill the server.
 
 mod log;
+mod operate;
 mod server;
 
 use std::collections::BTreeMap;
