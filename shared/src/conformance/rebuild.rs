@@ -123,7 +123,7 @@ impl Desk {
         let half = Checkpoint::at(Position(first.0 - 1));
         let other_stream = StreamId::of_answer(&only_next);
         let next_parked = parking(&other_stream, 1, half.position());
-        let early = put(&only_next, Some("new"), 0, half.position());
+        let early = put(&only_next, Some("new"), 0, Position(half.position().0 - 1));
         let changes = Changes { answers: vec![early], parked: vec![next_parked.clone()], ..Changes::default() };
         self.fill(changes, half).await;
         assert_eq!(self.value(&only_next).await, None, "it is not live yet");

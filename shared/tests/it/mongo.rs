@@ -163,6 +163,28 @@ async fn mongodb_keeps_the_promises_of_the_event_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn mongodb_keeps_the_promises_of_parked_streams() {
+    let Some(place) = Place::find() else { return };
+    let views = Arc::new(place.views());
+    conformance::parked(views.clone(), views).await;
+    place.drop_database().await;
+    let (writer, reader) = (Arc::new(place.views()), Arc::new(place.views()));
+    conformance::parked(reader, writer).await;
+    place.drop_database().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn mongodb_keeps_the_promises_of_rebuilds() {
+    let Some(place) = Place::find() else { return };
+    let views = Arc::new(place.views());
+    conformance::rebuild(views.clone(), views).await;
+    place.drop_database().await;
+    let (writer, reader) = (Arc::new(place.views()), Arc::new(place.views()));
+    conformance::rebuild(reader, writer).await;
+    place.drop_database().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_login_is_asked_for_and_never_told() {
     let login = Login { user: "some one".into(), pass: "s3cr:t/w%rd@".into() };
     let Some(place) = Place::own(Some(login.clone())) else { return };

@@ -199,7 +199,8 @@ async fn a_replay_that_was_carried_out_in_part_is_repeated() {
     let views = place.views();
     resume(&views).await;
     let was = parking(&stream("a"), 1, 2);
-    apply(&views, 0, Changes { answers: vec![change("a", Some("1"), 0, 1)], ..bad(&[was.clone()]) }, 5).await;
+    apply(&views, 0, Changes { answers: vec![change("a", Some("1"), 0, 1)], ..bad(std::slice::from_ref(&was)) }, 5)
+        .await;
     views.ask_replay(None).await.unwrap();
     let row = doc! { "_id": "a", "key": "a", "value": "3", "revision": 2_i64, "position": 3_i64 };
     place.rows().await.replace_one(doc! { "_id": "a" }, row).await.unwrap();
@@ -248,9 +249,10 @@ async fn a_stale_holder_can_neither_heal_nor_park_nor_swap() {
         let (stale, next) = (place.views(), place.views());
         resume(&stale).await;
         let was = parking(&stream("a"), 1, 2);
-        apply(&stale, 0, Changes { answers: vec![change("a", Some("1"), 0, 1)], ..bad(&[was.clone()]) }, 5).await;
+        apply(&stale, 0, Changes { answers: vec![change("a", Some("1"), 0, 1)], ..bad(std::slice::from_ref(&was)) }, 5)
+            .await;
         begin(&stale, &next).await;
-        let rows = Changes { answers: vec![change("a", Some("1"), 0, 1)], ..bad(&[was.clone()]) };
+        let rows = Changes { answers: vec![change("a", Some("1"), 0, 1)], ..bad(std::slice::from_ref(&was)) };
         fill(&stale, 0, rows, 5).await;
         // Its lease has run out without its knowledge.
         set(&place, doc! { "lease.until": 0_i64 }).await;
