@@ -7,9 +7,12 @@
 mod ahead;
 mod engine;
 mod events;
+mod generation;
 mod inbox;
 pub mod journal;
 mod log_views;
+mod parked;
+mod pointer;
 mod recent;
 mod record;
 mod start;
@@ -66,8 +69,7 @@ fn open_with(options: &Options, segment_events: u64) -> Result<Embedded, StartEr
     std::fs::create_dir_all(&options.folder).map_err(|error| StartError::io(&options.folder, error))?;
     let lock = lock(&options.folder)?;
     let events = FjallEvents::open(options, lock)?;
-    let [answers, log] = ["views.db", "log-views.db"].map(|name| options.folder.join(name));
-    let (views, rebuilding) = views::open(&answers, &log, &events, segment_events)?;
+    let (views, rebuilding) = views::open(options.folder.clone(), &events, segment_events)?;
     Ok(Embedded { events, views, rebuilding })
 }
 

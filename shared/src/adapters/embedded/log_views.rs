@@ -25,7 +25,7 @@ use uuid::Uuid;
 use self::segments::{Segment, of_number};
 use self::snapshot::{Reader, Snapshot};
 use self::text::Indexing;
-use super::views::{failed, remove, size};
+use super::generation::{failed, make, remove, size};
 use crate::domain::filter::Filter;
 use crate::domain::log_event::{Rejection, Session};
 use crate::domain::projection::{EventChange, LogChange};
@@ -59,7 +59,7 @@ pub(super) struct LogViews {
     writer: Mutex<Option<Writer>>,
     readers: Mutex<Vec<Reader>>,
     /// Grows whenever the file is made anew.
-    generation: AtomicU64,
+    edition: AtomicU64,
     /// A position that covers all that can be seen in the file.
     covered: AtomicU64,
 }
@@ -70,6 +70,7 @@ pub(super) struct Writer {
     position: Position,
     segments: Vec<Segment>,
     indexing: Option<Indexing>,
+    segment_events: u64,
 }
 
 impl LogViews {
@@ -102,11 +103,15 @@ impl LogViews {
         }
         let broken = |error: StoreError| format!("those of the event log are damaged: {}", error.chain());
         if check_whole {
-            super::views::check_pages(&connection)?;
+            super::generation::check_pages(&connection)?;
         }
         let segments = segments::read(&connection).map_err(broken)?;
-        let views =
-            Self::new(path, log, segment_events, Some(Writer { connection, position, segments, indexing: None }));
+        let views = Self::new(
+            path,
+            log,
+            segment_events,
+            Some(Writer { connection, position, segments, indexing: None, segment_events }),
+        );
         if check_whole {
             views.check().map_err(broken)?;
             // What it has read need not stay in memory.
@@ -117,7 +122,7 @@ impl LogViews {
 
     /// Throws away what is there and makes an empty file.
     pub(super) fn create(path: &Path, log: LogId, segment_events: u64) -> rusqlite::Result<Self> {
-        let writer = Writer::create(path, log)?;
+        let writer = Writer::create(path, log, segment_events)?;
         Ok(Self::new(path, log, segment_events, Some(writer)))
     }
 
@@ -129,7 +134,7 @@ impl LogViews {
             segment_events,
             writer: Mutex::new(writer),
             readers: Mutex::default(),
-            generation: AtomicU64::new(0),
+            edition: AtomicU64::new(0),
             covered: AtomicU64::new(position),
         }
     }
@@ -162,7 +167,7 @@ impl LogViews {
             return Ok(());
         }
         self.covered.fetch_max(to.0, Ordering::AcqRel);
-        writer.apply(&changes[unseen..], to, self.segment_events)
+        writer.write(to, |batch| changes[unseen..].iter().try_for_each(|change| batch.write(change)))
     }
 
     /// Makes some more of the indexes of texts; whether there is more to do.
@@ -177,6 +182,21 @@ impl LogViews {
         self.apply(writer, &[], to)
     }
 
+    /// Writes the row of one event that was passed over when its turn was, durably. The
+    /// views are behind it already and stay where they are.
+    pub(super) fn mend(&self, writer: &mut Option<Writer>, change: &LogChange) -> Result<(), StoreError> {
+        let writer = writer.as_mut().ok_or(CLOSED)?;
+        writer.durably(|writer| writer.write(writer.position, |batch| batch.mend(change)))
+    }
+
+    /// Notes that there are no changes up to a position, and makes all that is in the
+    /// file durable.
+    pub(super) fn sync(&self, writer: &mut Option<Writer>, to: Position) -> Result<(), StoreError> {
+        let writer = writer.as_mut().ok_or(CLOSED)?;
+        self.covered.fetch_max(to.0, Ordering::AcqRel);
+        writer.durably(|writer| writer.write(to.max(writer.position), |_| Ok(())))
+    }
+
     /// How far the file is.
     pub(super) fn position(&self) -> Position {
         self.lock().as_ref().map_or(Position::START, |writer| writer.position)
@@ -185,9 +205,9 @@ impl LogViews {
     /// Empties the file.
     pub(super) fn recreate(&self, writer: &mut Option<Writer>) -> rusqlite::Result<()> {
         *writer = None;
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.edition.fetch_add(1, Ordering::AcqRel);
         self.readers.lock().clear();
-        *writer = Some(Writer::create(&self.path, self.log)?);
+        *writer = Some(Writer::create(&self.path, self.log, self.segment_events)?);
         self.covered.store(0, Ordering::Release);
         Ok(())
     }
@@ -203,8 +223,8 @@ impl LogViews {
 
     /// Runs a read on a connection of the pool.
     fn read<T>(&self, read: impl FnOnce(&mut Snapshot<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let now = self.generation.load(Ordering::Acquire);
-        let pooled = self.readers.lock().pop().filter(|reader| reader.generation == now);
+        let now = self.edition.load(Ordering::Acquire);
+        let pooled = self.readers.lock().pop().filter(|reader| reader.edition == now);
         let reader = match pooled {
             Some(reader) => reader,
             None => connect(&self.path, READER_CACHE_KIB)
@@ -213,7 +233,7 @@ impl LogViews {
         };
         let found = read(&mut Snapshot::new(&reader)?)?;
         let mut readers = self.readers.lock();
-        if readers.len() < READERS && self.generation.load(Ordering::Acquire) == now {
+        if readers.len() < READERS && self.edition.load(Ordering::Acquire) == now {
             readers.push(reader);
         }
         Ok(found)
@@ -281,21 +301,27 @@ impl LogViews {
 }
 
 impl Writer {
-    fn create(path: &Path, log: LogId) -> rusqlite::Result<Self> {
+    fn create(path: &Path, log: LogId, segment_events: u64) -> rusqlite::Result<Self> {
         remove(path)?;
+        make(path)?;
         let mut connection = connect(path, WRITER_CACHE_KIB)?;
         let transaction = connection.transaction()?;
         transaction.execute_batch(tables::SCHEMA)?;
         transaction.execute("INSERT INTO views VALUES (1, ?1, ?2, 0)", params![FORMAT, log.0.to_string()])?;
         transaction.commit()?;
-        Ok(Self { connection, position: Position::START, segments: Vec::new(), indexing: None })
+        Ok(Self { connection, position: Position::START, segments: Vec::new(), indexing: None, segment_events })
     }
 
-    fn apply(&mut self, changes: &[LogChange], to: Position, segment_events: u64) -> Result<(), StoreError> {
+    /// Writes in a transaction, together with the position that it leads to.
+    fn write(
+        &mut self,
+        to: Position,
+        write: impl FnOnce(&mut Batch<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let transaction = self.connection.transaction().map_err(failed)?;
         let mut segments = self.segments.clone();
-        let mut batch = Batch { connection: &transaction, segments: &mut segments, segment_events };
-        changes.iter().try_for_each(|change| batch.write(change))?;
+        let (indexing, segment_events) = (self.indexing.as_ref(), self.segment_events);
+        write(&mut Batch { connection: &transaction, segments: &mut segments, segment_events, indexing })?;
         for segment in segments.iter().zip(0..).filter(|(segment, at)| self.segments.get(*at) != Some(*segment)) {
             segments::write(&transaction, segment.0)?;
         }
@@ -308,6 +334,15 @@ impl Writer {
         self.position = to;
         Ok(())
     }
+
+    /// Writes so that it is on disk, with all that was written before.
+    fn durably(&mut self, write: impl FnOnce(&mut Self) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let synchronous = |writer: &Self, how| writer.connection.pragma_update(None, "synchronous", how);
+        synchronous(self, "FULL").map_err(failed)?;
+        let written = write(self);
+        synchronous(self, "NORMAL").map_err(failed)?;
+        written
+    }
 }
 
 /// A transaction of changes.
@@ -315,6 +350,8 @@ struct Batch<'a> {
     connection: &'a Connection,
     segments: &'a mut Vec<Segment>,
     segment_events: u64,
+    /// The index of texts that is being made.
+    indexing: Option<&'a Indexing>,
 }
 
 impl Batch<'_> {
@@ -343,6 +380,31 @@ impl Batch<'_> {
         Ok(())
     }
 
+    /// As `write`, of a change that stands among those that are there: it begins no
+    /// segment, and what is in its place goes. An index of texts that has passed it
+    /// gets it too, unless it was there.
+    fn mend(&mut self, change: &LogChange) -> Result<(), StoreError> {
+        let LogChange::Event(EventChange { id, number, event, revision, position }) = change else {
+            return self.write(change);
+        };
+        let at = self.segment_of(*number, false)?;
+        let segment = &mut self.segments[at];
+        let removed = tables::remove_event(self.connection, segment.ordinal, *number)?;
+        segment.count -= removed;
+        let Some(event) = event else {
+            return tables::insert_amended(self.connection, *position, *number, *id, *revision, true);
+        };
+        if *number != position.0 {
+            tables::insert_amended(self.connection, *position, *number, *id, *revision, false)?;
+        } else if removed == 0 {
+            text::index_one(self.connection, segment, self.indexing, event)?;
+        }
+        tables::insert_event(self.connection, segment.ordinal, event, *revision, *position)?;
+        segment.count += 1;
+        segment.reach(event.members.timestamp, event.created_at);
+        Ok(())
+    }
+
     /// Where the event with a number belongs. A recording behind a full segment begins
     /// a new one: no number that came before is as large.
     fn segment_of(&mut self, number: u64, is_recording: bool) -> Result<usize, StoreError> {
@@ -363,7 +425,7 @@ impl Batch<'_> {
 }
 
 fn connect(path: &Path, cache_kib: i64) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;

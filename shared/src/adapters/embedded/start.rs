@@ -261,12 +261,6 @@ pub fn repair(folder: &Path) -> Result<RepairReport, StartError> {
     losses.position = end.saturating_add((lost + 1).saturating_mul(GROUP_EVENTS)).min(Position::MAX.0 / 2);
     drop(mended);
     accept(folder, &losses)?;
-    for name in ["views.db", "views.db-wal", "views.db-shm"] {
-        let path = folder.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StartError::io(&path, error)),
-            _ => {}
-        }
-    }
+    super::pointer::remove_all(folder).map_err(|error| StartError::io(folder, error))?;
     Ok(report)
 }

@@ -1,823 +1,209 @@
-//! `SqliteViews`: the read store of the embedded log, in two SQLite files: one for
-//! the answers, here, and one for the event log (`log_views`).
+//! `SqliteViews`: the read store of the embedded log, as its ports see it: the
+//! generation of files that is live (`generation`), the one that is built beside it
+//! while a rebuild runs, and the file that says which is which (`pointer`).
 //!
-//! Answers that were projected last are in memory (`recent`) and can be read there; a
-//! thread of its own carries them to the file in the order of the keys, the last rows
-//! together with the checkpoint. Log events go to their file at once. Each file knows
-//! how far it is; projecting resumes at the smaller position, and each half passes over
-//! what it has seen. A crash repeats some of the log and loses nothing.
-//!
-//! The files belong to one log, never run ahead of it, and carry a checksum in
-//! each row; where one of these does not hold, they are thrown away and filled again,
-//! and until they have caught up reads fail instead of showing less than there was.
+//! A swap writes that file, and from then on readers take the new generation; whoever
+//! still reads the old one goes on with it, and when the last one has let go its
+//! files are removed.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use quick_cache::sync::{Cache, GuardResult};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
-use tokio::sync::Notify;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use super::events::{FjallEvents, blocking};
+use super::generation::{self, OneGeneration, Place};
 use super::log_views::LogViews;
-use super::recent::{Recent, Row as RecentRow, Taken};
+use super::pointer::{self, Pointer};
 use super::start::StartError;
-use crate::adapters::progress::Progress;
-use crate::adapters::{PAGE_BYTES, end_of_prefix, start_of};
+use crate::clock;
 use crate::domain::answer::{Answer, Key};
 use crate::domain::filter::Filter;
 use crate::domain::log_event::{Rejection, Session};
-use crate::domain::projection::{Changes, EventChange, LogChange};
-use crate::domain::stream::{Position, Revision};
+use crate::domain::projection::{Changes, EventChange, Parked};
+use crate::domain::stream::{Position, StreamId};
+use crate::domain::time::Timestamp;
 use crate::ports::{
     AnswersPage, AnswersQuery, Checkpoint, EventRef, EventsPage, EventsQuery, Generation, Health, ListQuery, LogId,
-    LogReader, Page, Record, Seen, StatsQuery, StatsRow, StoreError, ViewReader, ViewWriter,
+    LogReader, Page, ParkedQuery, RebuildState, Record, Replayed, Seen, StatsQuery, StatsRow, StoreError, ViewOperator,
+    ViewReader, ViewWriter,
 };
 
-/// The version of the tables. Another one in the file: the views are rebuilt.
-const FORMAT: i64 = 1;
-/// What the cache of rows may take.
-const CACHE_BYTES: u64 = 160 * 1024 * 1024;
-/// What an entry of the cache takes beside its texts, about.
-const ENTRY_BYTES: usize = 160;
-/// Of so many reads of a full cache one may put a row into it.
-const ADMITTED: u32 = 8;
-/// After so many reads of a thread it looks whether the cache is full.
-const LOOK_AT_CACHE: u32 = 1_024;
-/// Page cache of the writing connection and of each reading one, in KiB.
-const WRITER_CACHE_KIB: i64 = 64 * 1024;
-const READER_CACHE_KIB: i64 = 32 * 1024;
-/// Reading connections that are kept open.
-const READERS: usize = 4;
-/// Files up to this size are checked whole before the start, larger ones behind it.
-const CHECK_AT_START_BYTES: u64 = 64 * 1024 * 1024;
-/// Rows that are checked in one go.
-const CHECK_ROWS: usize = 10_000;
-/// Rows that are written in one transaction.
-const ROWS_AT_ONCE: usize = 512;
-/// How long to wait after a failed write.
-const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often it looks whether readers have let go of old views.
+const LET_GO: Duration = Duration::from_millis(20);
+/// How long after a rebuild could not begin it is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
-const SCHEMA: &str = "
-    CREATE TABLE views (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        format INTEGER NOT NULL,
-        log TEXT NOT NULL,
-        position INTEGER NOT NULL
-    );
-    CREATE TABLE answers (
-        key TEXT NOT NULL PRIMARY KEY,
-        value TEXT NOT NULL,
-        revision INTEGER NOT NULL,
-        position INTEGER NOT NULL,
-        checksum INTEGER NOT NULL
-    ) WITHOUT ROWID;
-";
-
-const REBUILDING: StoreError =
-    StoreError::Unavailable { what: "the read store, which is being rebuilt,", source: None };
-
-thread_local! {
-    /// Reads of this thread.
-    static READS: Cell<u32> = const { Cell::new(0) };
-}
-
-/// The views in a file.
+/// The views in files.
 #[derive(Clone)]
-pub struct SqliteViews(Arc<Inner>);
+pub struct SqliteViews(Arc<Shared>);
 
-struct Inner {
-    path: PathBuf,
+struct Shared {
+    folder: PathBuf,
     log: LogId,
-    /// None once the views are closed.
-    writer: Mutex<Option<Connection>>,
-    readers: Mutex<Vec<Reader>>,
-    /// Odd while the file is being written, and another number after each write.
-    writes: AtomicU64,
-    cache_is_full: AtomicBool,
-    /// Grows whenever the file is made anew.
-    generation: AtomicU64,
-    cache: Cache<Key, CachedRow, Weigh>,
-    recent: Recent,
-    log_views: LogViews,
-    reached: Progress,
-    /// Until the views are there, reads fail.
-    filled_at: AtomicU64,
-    /// The last durable position of the log.
-    log_end: Box<dyn Fn() -> Position + Send + Sync>,
-    put_back: Notify,
-    carrier: Mutex<Option<JoinHandle<()>>>,
-    indexer: Mutex<Option<JoinHandle<()>>>,
+    segment_events: u64,
+    log_end: Arc<dyn Fn() -> Position + Send + Sync>,
+    live: RwLock<Arc<OneGeneration>>,
+    /// One that is being built.
+    next: Mutex<Option<Arc<OneGeneration>>>,
+    pointer: Mutex<Pointer>,
+    /// How far the log was when the rebuild looked last.
+    total: AtomicU64,
+    /// Counts swaps.
+    swaps: watch::Sender<u64>,
+    put_back: Arc<Notify>,
+    asked: Notify,
+    /// Removes old generations, one thread each.
+    removers: Mutex<Vec<JoinHandle<()>>>,
     is_closing: AtomicBool,
-}
-
-/// A connection that reads.
-struct Reader {
-    connection: Connection,
-    /// Of the file that it reads.
-    generation: u64,
-    /// Since which write it holds its view of the file: to take and give back the
-    /// locks of one costs more than to find a row.
-    holds: Option<u64>,
-}
-
-impl Reader {
-    /// Holds on to the file as it is, if nobody writes to it; lets go of an older view.
-    fn hold(&mut self, writes: u64) -> rusqlite::Result<()> {
-        let wanted = writes.is_multiple_of(2).then_some(writes);
-        if self.holds != wanted {
-            self.let_go()?;
-            if wanted.is_some() {
-                self.connection.execute_batch("BEGIN")?;
-            }
-            self.holds = wanted;
-        }
-        Ok(())
-    }
-
-    fn let_go(&mut self) -> rusqlite::Result<()> {
-        match self.holds.take() {
-            Some(_) => self.connection.execute_batch("COMMIT"),
-            None => Ok(()),
-        }
-    }
-}
-
-#[derive(Clone)]
-struct CachedRow {
-    value: Arc<str>,
-    revision: Revision,
-    position: Position,
-}
-
-#[derive(Clone)]
-struct Weigh;
-
-impl quick_cache::Weighter<Key, CachedRow> for Weigh {
-    fn weight(&self, key: &Key, row: &CachedRow) -> u64 {
-        (key.as_str().len() + row.value.len() + ENTRY_BYTES) as u64
-    }
 }
 
 /// Opens the views of a log, answers and log events; says why, if they have to be
 /// filled anew.
 pub(super) fn open(
-    path: &Path,
-    log_path: &Path,
+    folder: PathBuf,
     events: &FjallEvents,
     segment_events: u64,
 ) -> Result<(SqliteViews, Option<String>), StartError> {
-    let end = events.clone();
-    let log = events.id();
-    let failed = |path: &Path, source| StartError::Views { path: path.into(), source };
-    let mut why = None;
-    let (connection, log_views, position) = match existing_both(path, log_path, events, segment_events) {
-        Ok(found) => found,
-        Err(reason) => {
-            why = Some(reason).filter(|_| events.position() > Position::START);
-            let connection = create(path, log).map_err(|error| failed(path, error))?;
-            let log_views = LogViews::create(log_path, log, segment_events).map_err(|error| failed(log_path, error))?;
-            (connection, log_views, Position::START)
-        }
-    };
-    let filled_at = if why.is_some() { events.position().0 } else { 0 };
-    let views = SqliteViews(Arc::new(Inner {
-        path: path.into(),
+    let failed = |error| StartError::io(&folder, error);
+    let pointer = Pointer::read(&folder).map_err(failed)?;
+    pointer.remove_strays(&folder).map_err(failed)?;
+    let (log, log_end, put_back) = (events.id(), events.clone(), Arc::new(Notify::new()));
+    let log_end: Arc<dyn Fn() -> Position + Send + Sync> = Arc::new(move || log_end.position());
+    let [path, log_path] = pointer::paths(&folder, pointer.live);
+    let (log_end_of, put_back_of) = (log_end.clone(), put_back.clone());
+    let place = Place { path, log_path, log, segment_events, log_end: log_end_of, put_back: put_back_of };
+    let (live, why) = generation::open(place)?;
+    let shared = Shared {
+        folder,
         log,
-        writer: Mutex::new(Some(connection)),
-        readers: Mutex::default(),
-        writes: AtomicU64::new(0),
-        cache_is_full: AtomicBool::new(false),
-        generation: AtomicU64::new(0),
-        cache: Cache::with_weighter(CACHE_BYTES as usize / 256, CACHE_BYTES, Weigh),
-        recent: Recent::new(position),
-        log_views,
-        reached: Progress::new(position.0),
-        filled_at: AtomicU64::new(filled_at),
-        log_end: Box::new(move || end.position()),
-        put_back: Notify::new(),
-        carrier: Mutex::default(),
-        indexer: Mutex::default(),
+        segment_events,
+        log_end,
+        live: RwLock::new(Arc::new(live)),
+        next: Mutex::default(),
+        pointer: Mutex::new(pointer),
+        total: AtomicU64::new(0),
+        swaps: watch::Sender::new(0),
+        put_back,
+        asked: Notify::new(),
+        removers: Mutex::default(),
         is_closing: AtomicBool::new(false),
-    }));
-    let carrier = views.0.clone();
-    let thread = std::thread::Builder::new().name("views-writer".into()).spawn(move || carrier.carry());
-    *views.0.carrier.lock() = Some(thread.map_err(|error| StartError::io(path, error))?);
-    let indexer = views.0.clone();
-    let thread = std::thread::Builder::new().name("views-indexer".into()).spawn(move || indexer.index_texts());
-    *views.0.indexer.lock() = Some(thread.map_err(|error| StartError::io(log_path, error))?);
-    if why.is_none() && !is_small(path, log_path) {
-        views.check_behind();
-    }
-    Ok((views, why))
-}
-
-fn is_small(path: &Path, log_path: &Path) -> bool {
-    size(path) + size(log_path) <= CHECK_AT_START_BYTES
-}
-
-/// Both files as they are, if they can be used, and from where on the log is to be
-/// projected.
-fn existing_both(
-    path: &Path,
-    log_path: &Path,
-    events: &FjallEvents,
-    segment_events: u64,
-) -> Result<(Connection, LogViews, Position), String> {
-    let (log, end) = (events.id(), events.position());
-    let check_whole = is_small(path, log_path);
-    let (connection, position) = existing(path, log, end, check_whole)?;
-    let log_views = LogViews::existing(log_path, log, end, check_whole, segment_events)?;
-    let position = position.min(log_views.position());
-    Ok((connection, log_views, position))
-}
-
-/// The answers as they are, if they can be used.
-fn existing(path: &Path, log: LogId, end: Position, check_whole: bool) -> Result<(Connection, Position), String> {
-    if !path.exists() {
-        return Err("there are none".into());
-    }
-    let damaged = |error: rusqlite::Error| format!("they are damaged: {error}");
-    let connection = connect(path, WRITER_CACHE_KIB).map_err(damaged)?;
-    let (format, of, position) = connection
-        .query_row("SELECT format, log, position FROM views", [], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
-        })
-        .map_err(damaged)?;
-    let position = Position(u64::try_from(position).unwrap_or(u64::MAX));
-    if format != FORMAT {
-        return Err(format!("their format is {format}, not {FORMAT}"));
-    }
-    if of != log.0.to_string() {
-        return Err(format!("they belong to log {of}, not to {}", log.0));
-    }
-    if position > end {
-        return Err(format!("they are at position {position}, ahead of the log, which ends at {end}"));
-    }
-    if check_whole {
-        check_pages(&connection)?;
-        check_rows(&connection).map_err(|error| format!("they are damaged: {}", error.chain()))?;
-    }
-    Ok((connection, position))
-}
-
-pub(super) fn check_pages(connection: &Connection) -> Result<(), String> {
-    let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
-    match found {
-        Ok(text) if text == "ok" => Ok(()),
-        Ok(text) => Err(format!("they are damaged: {text}")),
-        Err(error) => Err(format!("they are damaged: {error}")),
-    }
-}
-
-/// Reads every row and checks its checksum and order; some at a time, so that the
-/// file's own log can be emptied in between.
-fn check_rows(connection: &Connection) -> Result<(), StoreError> {
-    let mut last: Option<Key> = None;
-    loop {
-        let after = last.as_ref().map(|key| key.as_str().to_owned());
-        let query = AnswersQuery { prefix: String::new(), after, limit: 0 };
-        let mut statement = PageStatement::new(connection, &query)?;
-        let mut rows = statement.rows(&query)?;
-        let mut read = 0;
-        while read < CHECK_ROWS
-            && let Some((key, _)) = rows.next()?
-        {
-            if last.as_ref().is_some_and(|last| *last >= key) {
-                return Err(StoreError::Corrupt { what: "the order of the views".into(), source: None });
-            }
-            last = Some(key);
-            read += 1;
-        }
-        if read < CHECK_ROWS {
-            return Ok(());
-        }
-    }
-}
-
-/// Removes a file of SQLite.
-pub(super) fn remove(path: &Path) -> rusqlite::Result<()> {
-    for end in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        match std::fs::remove_file(&name) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(rusqlite::Error::ToSqlConversionFailure(Box::new(error)));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Throws away what is there and makes empty views.
-fn create(path: &Path, log: LogId) -> rusqlite::Result<Connection> {
-    remove(path)?;
-    let mut connection = connect(path, WRITER_CACHE_KIB)?;
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(SCHEMA)?;
-    transaction.execute("INSERT INTO views VALUES (1, ?1, ?2, 0)", params![FORMAT, log.0.to_string()])?;
-    transaction.commit()?;
-    Ok(connection)
-}
-
-fn connect(path: &Path, cache_kib: i64) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    // Each transaction of the carrier is synced by itself: a sync of all that has
-    // gathered until a checkpoint would hold up the log's own syncs.
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "cache_size", -cache_kib)?;
-    connection.pragma_update(None, "wal_autocheckpoint", 2_000)?;
-    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
-    connection.set_prepared_statement_cache_capacity(16);
-    Ok(connection)
-}
-
-pub(super) fn size(path: &Path) -> u64 {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    [path.as_os_str(), &wal].iter().filter_map(|name| std::fs::metadata(name).ok()).map(|file| file.len()).sum()
-}
-
-fn checksum(key: &str, value: &str, revision: u64, position: u64) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&revision.to_be_bytes());
-    hasher.update(&position.to_be_bytes());
-    hasher.update(key.as_bytes());
-    hasher.update(&[0]);
-    hasher.update(value.as_bytes());
-    hasher.finalize()
-}
-
-/// A row whose checksum fits.
-fn cached_row(key: &str, row: &Row<'_>, at: usize) -> Result<CachedRow, StoreError> {
-    let columns = || -> rusqlite::Result<_> {
-        let value = row.get_ref(at)?.as_str()?;
-        let (revision, position, sum): (u64, u64, u32) = (row.get(at + 1)?, row.get(at + 2)?, row.get(at + 3)?);
-        Ok((value, revision, position, sum))
     };
-    let (value, revision, position, sum) = columns().map_err(failed)?;
-    if sum != checksum(key, value, revision, position) {
-        return Err(StoreError::Corrupt { what: "a row of the views".into(), source: None });
-    }
-    Ok(CachedRow { value: value.into(), revision: Revision(revision), position: Position(position) })
-}
-
-pub(super) fn failed(error: rusqlite::Error) -> StoreError {
-    use rusqlite::Error;
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    match (&error, error.sqlite_error_code()) {
-        (_, Some(DatabaseCorrupt | NotADatabase)) => StoreError::corrupt("the views", error),
-        // What is stored is not what was written. Nothing else may pass for that: views
-        // that are corrupt are thrown away.
-        (
-            Error::FromSqlConversionFailure(..)
-            | Error::InvalidColumnType(..)
-            | Error::IntegralValueOutOfRange(..)
-            | Error::Utf8Error(..)
-            | Error::QueryReturnedNoRows,
-            _,
-        ) => StoreError::corrupt("the views", error),
-        _ => StoreError::unavailable("the views", error),
-    }
-}
-
-/// The statement behind a page.
-struct PageStatement<'a>(rusqlite::CachedStatement<'a>);
-
-/// The rows of a page, one after the other.
-struct PageRows<'a>(rusqlite::Rows<'a>);
-
-impl<'a> PageStatement<'a> {
-    fn new(connection: &'a Connection, query: &AnswersQuery) -> Result<Self, StoreError> {
-        let after = if start_of(query).1 { ">" } else { ">=" };
-        let end = if end_of_prefix(&query.prefix).is_some() { "key < ?2" } else { "?2 IS NULL" };
-        let columns = "key, value, revision, position, checksum";
-        let sql = format!("SELECT {columns} FROM answers WHERE key {after} ?1 AND {end} ORDER BY key");
-        connection.prepare_cached(&sql).map(Self).map_err(failed)
-    }
-
-    fn rows(&mut self, query: &AnswersQuery) -> Result<PageRows<'_>, StoreError> {
-        let (start, _) = start_of(query);
-        self.0.query(params![start, end_of_prefix(&query.prefix)]).map(PageRows).map_err(failed)
-    }
-}
-
-impl PageRows<'_> {
-    fn next(&mut self) -> Result<Option<(Key, CachedRow)>, StoreError> {
-        let Some(row) = self.0.next().map_err(failed)? else { return Ok(None) };
-        let no_text = |error| StoreError::corrupt("a key of the views", error);
-        let key = Key::from_stored(row.get_ref(0).map_err(failed)?.as_str().map_err(no_text)?);
-        let cached = cached_row(key.as_str(), row, 1)?;
-        Ok(Some((key, cached)))
-    }
+    Ok((SqliteViews(Arc::new(shared)), why))
 }
 
 impl SqliteViews {
-    /// Bytes on disk.
+    /// Bytes on disk, those of views that are being built too.
     pub fn size(&self) -> u64 {
-        size(&self.0.path) + self.0.log_views.size()
+        self.0.live().size() + self.0.next().map_or(0, |next| next.size())
     }
 
-    /// Carries what is in memory to the file and closes it.
+    /// Carries what is in memory to the files and closes them.
     pub fn close(&self) {
-        self.0.recent.close();
         self.0.is_closing.store(true, Ordering::Release);
-        if let Some(indexer) = self.0.indexer.lock().take() {
-            indexer.thread().unpark();
-            if indexer.join().is_err() {
-                tracing::error!("the thread that indexes the views panicked");
+        for remover in std::mem::take(&mut *self.0.removers.lock()) {
+            if remover.join().is_err() {
+                tracing::error!("the thread that removes old views panicked");
             }
         }
-        if let Some(carrier) = self.0.carrier.lock().take()
-            && carrier.join().is_err()
-        {
-            tracing::error!("the thread that writes the views panicked");
+        if let Some(next) = self.0.next.lock().take() {
+            next.close();
         }
-        self.0.readers.lock().clear();
-        if let Some(writer) = self.0.writer.lock().take()
-            && let Err((_, error)) = writer.close()
-        {
-            tracing::warn!(error = %error, "the views could not be closed");
-        }
-        self.0.log_views.close();
+        self.0.live().close();
     }
 
-    /// Checks both files while they are in use; damage empties them to be filled anew.
-    fn check_behind(&self) {
-        let inner = self.0.clone();
-        let check = move || {
-            let begun = std::time::Instant::now();
-            match inner.read(check_rows).and_then(|()| inner.read_log(LogViews::check)) {
-                Ok(()) => tracing::info!(took = ?begun.elapsed(), "the views were checked and are sound"),
-                Err(error) => tracing::warn!(error = %error.chain(), "the views could not be checked"),
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("check-views".into()).spawn(check) {
-            tracing::warn!(error = %error, "the views cannot be checked");
-        }
+    /// A read that may touch many pages, away from the async threads.
+    async fn look<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&LogViews) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<Seen<T>, StoreError> {
+        let live = self.0.live();
+        blocking(move || live.look(read)).await
     }
 }
 
-/// A write to the file.
-struct Writing<'a>(&'a AtomicU64);
-
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+impl Shared {
+    fn live(&self) -> Arc<OneGeneration> {
+        self.live.read().clone()
     }
-}
 
-impl Inner {
-    /// Runs a read on a connection of the pool. Damage that it meets empties the
-    /// views, and is told as a store that does not answer yet.
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let now = self.generation.load(Ordering::Acquire);
-        let pooled = self.readers.lock().pop().filter(|reader| reader.generation == now);
-        let mut reader = match pooled {
-            Some(reader) => reader,
-            None => {
-                let connection = connect(&self.path, READER_CACHE_KIB).map_err(failed)?;
-                Reader { connection, generation: now, holds: None }
-            }
-        };
-        reader.hold(self.writes.load(Ordering::Acquire)).map_err(failed)?;
-        match read(&reader.connection) {
-            Err(error @ StoreError::Corrupt { .. }) => {
-                drop(reader);
-                self.rebuild(now, &error);
-                Err(REBUILDING)
-            }
-            result => {
-                self.give_back(reader, now);
-                result
-            }
+    fn next(&self) -> Option<Arc<OneGeneration>> {
+        self.next.lock().clone()
+    }
+
+    fn generation(&self, which: Generation) -> Result<Arc<OneGeneration>, StoreError> {
+        match which {
+            Generation::Live => Ok(self.live()),
+            Generation::Next => self.next().ok_or(StoreError::Conflict),
         }
     }
 
-    fn give_back(&self, mut reader: Reader, generation: u64) {
-        let mut readers = self.readers.lock();
-        // A write that began meanwhile has let go of all that were here then.
-        let writes = self.writes.load(Ordering::Acquire);
-        let fits = reader.holds.is_none_or(|held| held == writes) || reader.let_go().is_ok();
-        if fits && readers.len() < READERS && self.generation.load(Ordering::Acquire) == generation {
-            readers.push(reader);
+    fn is_rebuilding(&self) -> bool {
+        self.pointer.lock().next.is_some()
+    }
+
+    /// The generation that is being built, opened or made if it is not there yet; none if
+    /// no rebuild is asked for.
+    fn built(&self) -> Result<Option<Arc<OneGeneration>>, StartError> {
+        let Some(number) = self.pointer.lock().next else { return Ok(None) };
+        if let Some(next) = self.next() {
+            return Ok(Some(next));
         }
-    }
-
-    /// To be held while the file is written: nobody holds on to an older view of it,
-    /// which would keep its log from being emptied.
-    fn begin_write(&self) -> Writing<'_> {
-        self.writes.fetch_add(1, Ordering::AcqRel);
-        let mut readers = self.readers.lock();
-        readers.retain_mut(|reader| reader.let_go().is_ok());
-        Writing(&self.writes)
-    }
-
-    /// Empties damaged views, unless that has happened since they were looked at;
-    /// the projector fills them again.
-    fn rebuild(&self, generation: u64, why: &StoreError) {
-        let mut writer = self.writer.lock();
-        if self.generation.load(Ordering::Acquire) != generation || writer.take().is_none() {
-            return;
+        let [path, log_path] = pointer::paths(&self.folder, number);
+        let (log_end, put_back) = (self.log_end.clone(), self.put_back.clone());
+        let place = Place { path, log_path, log: self.log, segment_events: self.segment_events, log_end, put_back };
+        let next = Arc::new(generation::open(place)?.0);
+        let mut place = self.next.lock();
+        if self.is_closing.load(Ordering::Acquire) {
+            next.close();
+            return Ok(None);
         }
-        tracing::warn!(why = why.chain(), "the views are damaged and are rebuilt from the log");
-        let mut log_writer = self.log_views.lock();
-        self.generation.store(generation + 1, Ordering::Release);
-        self.readers.lock().clear();
-        self.filled_at.store((self.log_end)().0.max(1), Ordering::Release);
-        self.reached.put_back();
-        self.recent.clear();
-        self.cache.clear();
-        match create(&self.path, self.log) {
-            Ok(connection) => *writer = Some(connection),
-            Err(error) => tracing::error!(error = %error, "the views cannot be made anew"),
-        }
-        if let Err(error) = self.log_views.recreate(&mut log_writer) {
-            tracing::error!(error = %error, "the views of the event log cannot be made anew");
-        }
-        drop(log_writer);
-        self.put_back.notify_one();
+        Ok(Some(place.insert(next).clone()))
     }
 
-    /// Fails while the views are being filled.
-    fn check_filled(&self) -> Result<(), StoreError> {
-        let filled_at = self.filled_at.load(Ordering::Acquire);
-        if filled_at > self.reached.get() {
-            return Err(REBUILDING);
-        }
-        Ok(())
-    }
-
-    fn select_row(connection: &Connection, key: &Key) -> Result<Option<CachedRow>, StoreError> {
-        let sql = "SELECT value, revision, position, checksum FROM answers WHERE key = ?1";
-        let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-        let found = statement.query_row([key.as_str()], |row| Ok(cached_row(key.as_str(), row, 0))).optional();
-        found.map_err(failed)?.transpose()
-    }
-
-    fn row(&self, key: &Key) -> Result<Seen<Option<CachedRow>>, StoreError> {
-        if !self.is_admitted() {
-            let found = match self.cache.get(key) {
-                Some(row) => Some(row),
-                None => self.find(key)?,
-            };
-            let position = self.seen(found.as_ref().map(|row| row.position));
-            return Ok(Seen { found, position });
-        }
-        let found = match self.cache.get_value_or_guard(key, None) {
-            GuardResult::Value(row) => Some(row),
-            GuardResult::Guard(guard) => {
-                let found = self.find(key)?;
-                if let Some(row) = &found {
-                    // Refused if the row was written meanwhile, which is as it must be.
-                    let _ = guard.insert(row.clone());
-                }
-                found
-            }
-            GuardResult::Timeout => return Err(StoreError::Busy),
-        };
-        let position = self.seen(found.as_ref().map(|row| row.position));
-        Ok(Seen { found, position })
-    }
-
-    /// A row that is not in the cache.
-    fn find(&self, key: &Key) -> Result<Option<CachedRow>, StoreError> {
-        match self.recent.get(key) {
-            Some(RecentRow { value, revision, position }) => {
-                Ok(value.map(|value| CachedRow { value, revision, position }))
-            }
-            None => self.read(|connection| Self::select_row(connection, key)),
-        }
-    }
-
-    /// Whether a row that is read now may take the place of another. Into a full cache
-    /// few are let, so that a walk over all keys neither empties it nor pays for it;
-    /// what is read often gets in soon.
-    fn is_admitted(&self) -> bool {
-        let read = READS.replace(READS.get().wrapping_add(1));
-        if read.is_multiple_of(LOOK_AT_CACHE) {
-            self.cache_is_full.store(self.cache.weight() > CACHE_BYTES / 10 * 9, Ordering::Relaxed);
-        }
-        read.is_multiple_of(ADMITTED) || !self.cache_is_full.load(Ordering::Relaxed)
-    }
-
-    /// Reads the event log's views. Damage empties all views, as for the answers.
-    fn read_log<T>(&self, read: impl FnOnce(&LogViews) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let now = self.generation.load(Ordering::Acquire);
-        read(&self.log_views).map_err(|error| match error {
-            StoreError::Corrupt { .. } => {
-                self.rebuild(now, &error);
-                REBUILDING
-            }
-            error => error,
-        })
-    }
-
-    /// Reads the event log's views, once they are filled, and says what covers that.
-    fn look<T>(&self, read: impl FnOnce(&LogViews) -> Result<T, StoreError>) -> Result<Seen<T>, StoreError> {
-        self.check_filled()?;
-        let found = self.read_log(read)?;
-        let position = self.log_views.covered().max(Position(self.reached.get()));
-        Ok(Seen { found, position })
-    }
-
-    /// Writes the event log's part of changes. Whoever makes the views anew holds the
-    /// same lock, so that nothing is written behind a position that is no more.
-    fn take_log(&self, from: Checkpoint, changes: &[LogChange], to: Checkpoint) -> Result<(), StoreError> {
-        let generation = self.generation.load(Ordering::Acquire);
-        let mut writer = self.log_views.lock();
-        if Checkpoint::at(self.recent.position()) != from {
+    fn swap(self: &Arc<Self>, live: Checkpoint, next: Checkpoint) -> Result<bool, StoreError> {
+        let (old, new) = (self.live(), self.generation(Generation::Next)?);
+        if old.checkpoint() != live {
             return Err(StoreError::Conflict);
         }
-        let applied = self.log_views.apply(&mut writer, changes, to.position());
-        drop(writer);
-        applied.map_err(|error| match error {
-            StoreError::Corrupt { .. } => {
-                self.rebuild(generation, &error);
-                REBUILDING
+        let to = live.max(next);
+        if !new.settle(next, to, &old)? {
+            return Ok(false);
+        }
+        let mut pointer = self.pointer.lock();
+        let named = pointer.swapped(to.position(), clock::now()).ok_or(StoreError::Conflict)?;
+        named.write(&self.folder).map_err(|error| StoreError::unavailable("the views", error))?;
+        *pointer = named;
+        drop(pointer);
+        *self.next.lock() = None;
+        *self.live.write() = new;
+        self.swaps.send_modify(|swaps| *swaps += 1);
+        self.remove_behind(old);
+        Ok(true)
+    }
+
+    /// Removes a generation when its last reader has let go of it.
+    fn remove_behind(self: &Arc<Self>, old: Arc<OneGeneration>) {
+        let shared = self.clone();
+        let remove = move || {
+            while Arc::strong_count(&old) > 1 && !shared.is_closing.load(Ordering::Acquire) {
+                std::thread::sleep(LET_GO);
             }
-            error => error,
-        })
-    }
-
-    /// A position that covers all that has been read before this is called: what is
-    /// projected is in memory first, and the mark is moved right behind it.
-    fn seen(&self, row: Option<Position>) -> Position {
-        Position(self.reached.get()).max(row.unwrap_or_default()).max(self.recent.position())
-    }
-
-    fn page(&self, query: &AnswersQuery) -> Result<Seen<AnswersPage>, StoreError> {
-        let start = query.after.as_deref().filter(|after| *after >= query.prefix.as_str());
-        // Memory first: what leaves it meanwhile is in the file then.
-        let recent = self.recent.range(&query.prefix, start, query.limit + 1);
-        let positions = recent.iter().map(|(_, row)| row.position);
-        let last = positions.chain([Position(self.reached.get())]).max();
-        let mut page = self.read(|connection| merge(connection, query, recent))?;
-        page.found.answers.truncate(query.limit);
-        page.position = self.seen(Some(page.position).max(last));
-        Ok(page)
-    }
-
-    /// Takes changes: log events into their file, answers into memory, where they can
-    /// be read at once.
-    fn take(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
-        let Changes { answers: mut changes, log, parked: _ } = changes;
-        if !log.is_empty() {
-            self.take_log(from, &log, to)?;
-        }
-        let seen = Checkpoint::at(Position(self.reached.get()));
-        changes.retain(|change| !seen.has_reached(change.position));
-        let keys: Vec<_> = changes.iter().map(|change| change.key.clone()).collect();
-        match self.recent.put(from, changes, to) {
-            Taken::Yes => {}
-            Taken::WrongPlace => return Err(StoreError::Conflict),
-            Taken::Closed => return Err(StoreError::Unavailable { what: "the views", source: None }),
-        }
-        for key in &keys {
-            self.cache.remove(key);
-        }
-        self.reached.advance(to.position().0);
-        Ok(())
-    }
-
-    /// Carries what is in memory to the file, until the views are closed.
-    fn carry(&self) {
-        while let Some(load) = self.recent.next_load() {
-            let generation = self.generation.load(Ordering::Acquire);
-            match self.write(&load.rows, load.to, generation) {
-                Ok(()) => {
-                    self.recent.carried(&load);
-                    self.advance_log(load.to, generation);
-                }
-                Err(error @ StoreError::Corrupt { .. }) => self.rebuild(generation, &error),
-                Err(error) => {
-                    tracing::warn!(error = %error.chain(), "the views could not be written; it is tried again");
-                    std::thread::sleep(RETRY);
-                }
-            }
-        }
-    }
-
-    /// Makes the indexes of texts, until the views are closed.
-    fn index_texts(&self) {
-        while !self.is_closing.load(Ordering::Acquire) {
-            match self.read_log(LogViews::index_some) {
-                Ok(true) => std::thread::yield_now(),
-                Ok(false) => std::thread::park_timeout(RETRY),
-                Err(error) => {
-                    tracing::warn!(error = %error.chain(), "texts could not be indexed; it is tried again");
-                    std::thread::park_timeout(RETRY);
-                }
-            }
-        }
-    }
-
-    /// Tells the event log's file how far the views are: what comes with log events does
-    /// so at once, and what comes without is not worth a write each time.
-    fn advance_log(&self, to: Position, generation: u64) {
-        let mut writer = self.log_views.lock();
-        if self.generation.load(Ordering::Acquire) != generation {
-            return;
-        }
-        if let Err(error) = self.log_views.advance(&mut writer, to) {
-            tracing::warn!(error = %error.chain(), "the views of the event log do not know how far they are");
-        }
-    }
-
-    /// Writes rows, some in a transaction; the last of them together with the
-    /// checkpoint. A small load is one transaction.
-    ///
-    /// Views that were made anew meanwhile are left alone.
-    fn write(&self, rows: &BTreeMap<Key, RecentRow>, to: Position, generation: u64) -> Result<(), StoreError> {
-        let closed = || StoreError::Unavailable { what: "the views", source: None };
-        let mut rows = rows.iter().peekable();
-        loop {
-            let mut writer = self.writer.lock();
-            if self.generation.load(Ordering::Acquire) != generation {
-                return Ok(());
-            }
-            let _writing = self.begin_write();
-            let transaction = writer.as_mut().ok_or_else(closed)?.transaction().map_err(failed)?;
-            write_rows(&transaction, rows.by_ref().take(ROWS_AT_ONCE)).map_err(failed)?;
-            let is_last = rows.peek().is_none();
-            if is_last {
-                transaction.execute("UPDATE views SET position = ?1", [to.0]).map_err(failed)?;
-            }
-            transaction.commit().map_err(failed)?;
-            if is_last {
-                return Ok(());
-            }
-        }
-    }
-}
-
-fn write_rows<'a>(
-    transaction: &rusqlite::Transaction<'_>,
-    rows: impl Iterator<Item = (&'a Key, &'a RecentRow)>,
-) -> rusqlite::Result<()> {
-    let mut put = transaction.prepare_cached("REPLACE INTO answers VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    let mut remove = transaction.prepare_cached("DELETE FROM answers WHERE key = ?1")?;
-    for (key, row) in rows {
-        let key = key.as_str();
-        let (revision, position) = (row.revision.0, row.position.0);
-        match &row.value {
-            Some(value) => {
-                let sum = checksum(key, value, revision, position);
-                put.execute(params![key, &**value, revision, position, sum])?
-            }
-            None => remove.execute([key])?,
+            old.discard();
         };
-    }
-    Ok(())
-}
-
-/// A page of what is in the file and in memory together; up to one answer more
-/// than asked for. Where both have a row, the later one counts.
-fn merge(
-    connection: &Connection,
-    query: &AnswersQuery,
-    recent: Vec<(Key, RecentRow)>,
-) -> Result<Seen<AnswersPage>, StoreError> {
-    let mut answers = Vec::new();
-    let (mut bytes, mut position, mut more) = (0, Position::START, false);
-    let mut recent = recent.into_iter().peekable();
-    let mut statement = PageStatement::new(connection, query)?;
-    let mut stored = statement.rows(query)?;
-    let mut next_stored = stored.next()?;
-    while answers.len() <= query.limit {
-        let order = match (recent.peek(), &next_stored) {
-            (None, None) => break,
-            (Some(_), None) => std::cmp::Ordering::Less,
-            (None, Some(_)) => std::cmp::Ordering::Greater,
-            (Some((key, _)), Some((stored_key, _))) => key.cmp(stored_key),
-        };
-        let memory = if order.is_le() { recent.next() } else { None };
-        let file = if order.is_ge() { std::mem::replace(&mut next_stored, stored.next()?) } else { None };
-        let memory = memory.map(|(key, row)| (key, row.value, row.revision, row.position));
-        let file = file.map(|(key, row)| (key, Some(row.value), row.revision, row.position));
-        let Some((key, value, revision, at)) = memory.into_iter().chain(file).max_by_key(|row| row.3) else { break };
-        let Some(value) = value else { continue };
-        bytes += key.as_str().len() + value.len();
-        if bytes > PAGE_BYTES && !answers.is_empty() {
-            more = true;
-            break;
+        let mut removers = self.removers.lock();
+        removers.retain(|remover| !remover.is_finished());
+        match std::thread::Builder::new().name("views-remover".into()).spawn(remove) {
+            Ok(remover) => removers.push(remover),
+            Err(error) => tracing::warn!(error = %error, "old views are not removed before the next start"),
         }
-        position = position.max(at);
-        answers.push(Answer { key, value, revision });
     }
-    more |= answers.len() > query.limit;
-    Ok(Seen { found: AnswersPage { answers, more }, position })
 }
 
 #[async_trait]
@@ -825,55 +211,46 @@ impl ViewReader for SqliteViews {
     /// A look into memory or some pages of a file: cheaper here than a hop to
     /// another thread.
     async fn answer(&self, key: &Key) -> Result<Seen<Option<Answer>>, StoreError> {
-        self.0.check_filled()?;
-        let Seen { found, position } = self.0.row(key)?;
-        let answer = |row: CachedRow| Answer { key: key.clone(), value: row.value, revision: row.revision };
-        Ok(Seen { found: found.map(answer), position })
+        self.0.live().answer(key)
     }
 
     async fn answers(&self, query: AnswersQuery) -> Result<Seen<AnswersPage>, StoreError> {
-        self.0.check_filled()?;
-        let inner = self.0.clone();
-        blocking(move || inner.page(&query)).await
+        let live = self.0.live();
+        blocking(move || live.page(&query)).await
     }
 
+    /// Other views may become the live ones meanwhile, and these are no longer written.
     async fn reached(&self, position: Position) -> Result<(), StoreError> {
-        self.0.reached.reached(position.0).await;
-        Ok(())
+        let has_reached = |shared: &Shared| shared.live.read().reached().get() >= position.0;
+        if has_reached(&self.0) {
+            return Ok(());
+        }
+        let mut swaps = self.0.swaps.subscribe();
+        loop {
+            let mut reached = self.0.live.read().reached().watch();
+            tokio::select! {
+                // Their sender is gone when they are no longer the live ones.
+                reached = reached.wait_for(|now| *now >= position.0) => if reached.is_ok() {
+                    return Ok(());
+                },
+                _ = swaps.changed() => {}
+            }
+            if has_reached(&self.0) {
+                return Ok(());
+            }
+        }
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint, StoreError> {
-        Ok(Checkpoint::at(Position(self.0.reached.get())))
+        Ok(Checkpoint::at(Position(self.0.live.read().reached().get())))
     }
 
     async fn parked(&self) -> Result<u64, StoreError> {
-        Ok(0)
+        Ok(self.0.live.read().recent().count_parked() as u64)
     }
 
-    async fn parked_stream(
-        &self,
-        _stream: &crate::domain::stream::StreamId,
-    ) -> Result<Option<crate::domain::projection::Parked>, StoreError> {
-        Ok(None)
-    }
-}
-
-#[async_trait]
-impl crate::ports::ViewOperator for SqliteViews {
-    async fn parked_streams(
-        &self,
-        _query: crate::ports::ParkedQuery,
-    ) -> Result<Page<crate::domain::projection::Parked>, StoreError> {
-        todo!()
-    }
-    async fn ask_replay(&self, _stream: Option<&crate::domain::stream::StreamId>) -> Result<u64, StoreError> {
-        todo!()
-    }
-    async fn ask_rebuild(&self, _now: crate::domain::time::Timestamp) -> Result<(), StoreError> {
-        todo!()
-    }
-    async fn rebuild_state(&self) -> Result<crate::ports::RebuildState, StoreError> {
-        Ok(crate::ports::RebuildState::default())
+    async fn parked_stream(&self, stream: &StreamId) -> Result<Option<Parked>, StoreError> {
+        Ok(self.0.live.read().recent().parked(stream))
     }
 }
 
@@ -881,7 +258,7 @@ impl crate::ports::ViewOperator for SqliteViews {
 impl LogReader for SqliteViews {
     /// Some pages of a file, as for an answer.
     async fn event(&self, which: EventRef) -> Result<Seen<Option<Record>>, StoreError> {
-        self.0.look(|log| log.event(which))
+        self.0.live().look(|log| log.event(which))
     }
 
     async fn events(&self, query: EventsQuery) -> Result<Seen<EventsPage>, StoreError> {
@@ -900,13 +277,14 @@ impl LogReader for SqliteViews {
     /// The position that is seen is that of before, so that what comes in between is
     /// not passed over.
     async fn changes(&self, after: Position, limit: usize) -> Result<Seen<Vec<EventChange>>, StoreError> {
-        let to = Position(self.0.reached.get());
-        let seen = self.look(move |log| log.changes(after, to, limit)).await?;
+        let live = self.0.live();
+        let to = Position(live.reached().get());
+        let seen = blocking(move || live.look(|log| log.changes(after, to, limit))).await?;
         Ok(Seen { position: to, ..seen })
     }
 
     async fn session(&self, id: Uuid) -> Result<Seen<Option<Arc<Session>>>, StoreError> {
-        self.0.look(|log| Ok(log.session(id)?.map(Arc::new)))
+        self.0.live().look(|log| Ok(log.session(id)?.map(Arc::new)))
     }
 
     async fn sessions(&self, query: ListQuery) -> Result<Seen<Page<Arc<Session>>>, StoreError> {
@@ -914,7 +292,7 @@ impl LogReader for SqliteViews {
     }
 
     async fn rejection(&self, number: u64) -> Result<Seen<Option<Arc<Rejection>>>, StoreError> {
-        self.0.look(|log| Ok(log.rejection(number)?.map(Arc::new)))
+        self.0.live().look(|log| Ok(log.rejection(number)?.map(Arc::new)))
     }
 
     async fn rejections(&self, query: ListQuery) -> Result<Seen<Page<Arc<Rejection>>>, StoreError> {
@@ -922,21 +300,10 @@ impl LogReader for SqliteViews {
     }
 }
 
-impl SqliteViews {
-    /// A read that may touch many pages, away from the async threads.
-    async fn look<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&LogViews) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<Seen<T>, StoreError> {
-        let inner = self.0.clone();
-        blocking(move || inner.look(read)).await
-    }
-}
-
 #[async_trait]
 impl ViewWriter for SqliteViews {
     async fn resume(&self, _log: LogId, _end: Position) -> Result<Checkpoint, StoreError> {
-        Ok(Checkpoint::at(self.0.recent.position()))
+        Ok(self.0.live().checkpoint())
     }
 
     async fn apply(
@@ -946,34 +313,109 @@ impl ViewWriter for SqliteViews {
         changes: Changes,
         to: Checkpoint,
     ) -> Result<(), StoreError> {
-        let inner = self.0.clone();
-        blocking(move || inner.take(from, changes, to)).await
+        let views = self.0.generation(generation)?;
+        blocking(move || match generation {
+            Generation::Live => views.take(from, changes, to),
+            Generation::Next => views.take_and_wait(from, changes, to),
+        })
+        .await
     }
 
     async fn interrupted(&self) {
         self.0.put_back.notified().await;
     }
 
-    async fn parked(&self, _generation: Generation) -> Result<Vec<crate::domain::projection::Parked>, StoreError> {
-        Ok(Vec::new())
+    async fn parked(&self, generation: Generation) -> Result<Vec<Parked>, StoreError> {
+        Ok(self.0.generation(generation)?.recent().all_parked(None, usize::MAX))
     }
-    async fn replayed(&self, _at: Checkpoint, _replayed: crate::ports::Replayed) -> Result<(), StoreError> {
-        todo!()
+
+    async fn replayed(&self, at: Checkpoint, replayed: Replayed) -> Result<(), StoreError> {
+        let live = self.0.live();
+        blocking(move || live.take_replayed(at, replayed)).await
     }
+
     async fn asked(&self) {
-        std::future::pending().await
+        // A rebuild that is asked for and not under way could not begin.
+        tokio::select! {
+            () = self.0.asked.notified() => {}
+            () = tokio::time::sleep(AGAIN), if self.0.is_rebuilding() => {}
+        }
     }
-    async fn rebuild(&self, _head: Position) -> Result<Option<Checkpoint>, StoreError> {
-        Ok(None)
+
+    /// Views that cannot be built do not keep the live ones from being written.
+    async fn rebuild(&self, head: Position) -> Result<Option<Checkpoint>, StoreError> {
+        if !self.0.is_rebuilding() {
+            return Ok(None);
+        }
+        self.0.total.store(head.0, Ordering::Release);
+        let shared = self.0.clone();
+        let built = blocking(move || {
+            Ok(shared.built().unwrap_or_else(|error| {
+                tracing::warn!(error = %error, "the rebuild of the views cannot begin; it is tried again");
+                None
+            }))
+        });
+        Ok(built.await?.map(|built| built.checkpoint()))
     }
-    async fn swap(&self, _live: Checkpoint, _next: Checkpoint) -> Result<bool, StoreError> {
-        todo!()
+
+    async fn swap(&self, live: Checkpoint, next: Checkpoint) -> Result<bool, StoreError> {
+        let shared = self.0.clone();
+        blocking(move || shared.swap(live, next)).await
+    }
+}
+
+#[async_trait]
+impl ViewOperator for SqliteViews {
+    async fn parked_streams(&self, query: ParkedQuery) -> Result<Page<Parked>, StoreError> {
+        let mut found = self.0.live().recent().all_parked(query.after.as_ref(), query.limit.saturating_add(1));
+        let more = found.len() > query.limit;
+        found.truncate(query.limit);
+        Ok(Page { found, more })
+    }
+
+    async fn ask_replay(&self, stream: Option<&StreamId>) -> Result<u64, StoreError> {
+        let (live, stream) = (self.0.live(), stream.cloned());
+        let count = blocking(move || live.ask_replay(stream.as_ref())).await?;
+        self.0.asked.notify_one();
+        Ok(count as u64)
+    }
+
+    async fn ask_rebuild(&self, now: Timestamp) -> Result<(), StoreError> {
+        let shared = self.0.clone();
+        blocking(move || {
+            let mut pointer = shared.pointer.lock();
+            let asked = pointer.asked(now).ok_or(StoreError::Conflict)?;
+            asked.write(&shared.folder).map_err(|error| StoreError::unavailable("the views", error))?;
+            *pointer = asked;
+            shared.total.store(0, Ordering::Release);
+            Ok(())
+        })
+        .await?;
+        self.0.asked.notify_one();
+        Ok(())
+    }
+
+    async fn rebuild_state(&self) -> Result<RebuildState, StoreError> {
+        let Pointer { next, started_at, finished_at, done, .. } = self.0.pointer.lock().clone();
+        let state = RebuildState {
+            is_running: next.is_some(),
+            done: Position(done),
+            total: Position(done),
+            started_at,
+            finished_at,
+        };
+        if !state.is_running {
+            return Ok(state);
+        }
+        let done = self.0.next().map_or(Position::START, |next| next.checkpoint().position());
+        let total = Position(self.0.total.load(Ordering::Acquire)).max(self.0.live().checkpoint().position());
+        Ok(RebuildState { done, total, ..state })
     }
 }
 
 #[async_trait]
 impl Health for SqliteViews {
     async fn check(&self) -> Result<(), String> {
-        self.0.check_filled().map_err(|_| "the views are being rebuilt from the log".into())
+        self.0.live().check_filled().map_err(|_| "the views are being rebuilt from the log".into())
     }
 }

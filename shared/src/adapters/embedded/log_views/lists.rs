@@ -6,7 +6,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params, params_from_iter};
 use uuid::Uuid;
 
-use super::super::views::failed;
+use super::super::generation::failed;
 use super::page::record;
 use super::segments::of_number;
 use super::snapshot::Snapshot;

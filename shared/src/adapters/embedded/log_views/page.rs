@@ -12,7 +12,7 @@ use rusqlite::Row;
 use rusqlite::types::Value;
 use uuid::Uuid;
 
-use super::super::views::failed;
+use super::super::generation::failed;
 use super::condition::Sql;
 use super::plan::{self, Plan};
 use super::segments::{Segment, Span, of_number};

@@ -7,7 +7,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::super::views::failed;
+use super::super::generation::failed;
 use super::tables;
 use crate::domain::time::Timestamp;
 use crate::ports::StoreError;

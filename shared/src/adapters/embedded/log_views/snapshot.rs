@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Row, params_from_iter};
 
-use super::super::views::failed;
+use super::super::generation::failed;
 use super::condition::{Called, Sql, register};
 use super::segments::{self, Segment};
 use crate::domain::filter::Filter;
@@ -19,14 +19,14 @@ const OLD: Duration = Duration::from_secs(1);
 pub(super) struct Reader {
     pub(super) connection: Connection,
     /// Of the file that it reads.
-    pub(super) generation: u64,
+    pub(super) edition: u64,
     called: Called,
 }
 
 impl Reader {
-    pub(super) fn new(connection: Connection, generation: u64) -> rusqlite::Result<Self> {
+    pub(super) fn new(connection: Connection, edition: u64) -> rusqlite::Result<Self> {
         let called = register(&connection)?;
-        Ok(Self { connection, generation, called })
+        Ok(Self { connection, edition, called })
     }
 }
 

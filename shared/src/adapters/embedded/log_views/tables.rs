@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, params};
 use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
-use super::super::views::failed;
+use super::super::generation::failed;
 use crate::domain::log_event::{LogEvent, Members, Rejection, Session};
 use crate::domain::stream::{Position, Revision};
 use crate::domain::time::Timestamp;

@@ -6,11 +6,13 @@
 
 use rusqlite::{Connection, params};
 
-use super::super::views::failed;
+use super::super::generation::failed;
 use super::condition::Sql;
 use super::segments::{self, Segment};
 use super::snapshot::Snapshot;
+use super::tables::signed;
 use crate::domain::filter::{Field, Filter, Op, Test, lower};
+use crate::domain::log_event::LogEvent;
 use crate::ports::StoreError;
 
 /// Events that are indexed in one transaction.
@@ -110,6 +112,33 @@ pub(super) fn index_some(
     Ok(true)
 }
 
+/// Adds an event that was not there to an index that has passed its place.
+pub(super) fn index_one(
+    connection: &Connection,
+    segment: &Segment,
+    indexing: Option<&Indexing>,
+    event: &LogEvent,
+) -> Result<(), StoreError> {
+    let number = signed(event.number);
+    let is_passed = indexing.is_some_and(|indexing| indexing.ordinal == segment.ordinal && number <= indexing.after);
+    if segment.has_text || is_passed {
+        let members = &event.members;
+        let texts = [&members.name, &members.message, &members.email].map(|text| text.as_deref());
+        let mut insert = connection.prepare_cached(&insert(segment.ordinal)).map_err(failed)?;
+        insert.execute(params![number, indexed_texts(texts)]).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn insert(ordinal: usize) -> String {
+    format!("INSERT INTO text_{ordinal} (rowid, texts) VALUES (?1, ?2)")
+}
+
+/// The texts of an event as the index has them.
+fn indexed_texts(texts: [Option<&str>; 3]) -> String {
+    texts.iter().map(|text| indexed(text.unwrap_or_default()) + "\n").collect()
+}
+
 struct Indexed {
     last: i64,
     count: usize,
@@ -119,18 +148,13 @@ fn index_rows(connection: &Connection, ordinal: usize, after: i64) -> Result<Ind
     let select =
         format!("SELECT number, name, message, email FROM events_{ordinal} WHERE number > ?1 ORDER BY number LIMIT ?2");
     let mut select = connection.prepare_cached(&select).map_err(failed)?;
-    let insert = format!("INSERT INTO text_{ordinal} (rowid, texts) VALUES (?1, ?2)");
-    let mut insert = connection.prepare_cached(&insert).map_err(failed)?;
+    let mut insert = connection.prepare_cached(&insert(ordinal)).map_err(failed)?;
     let mut rows = select.query(params![after, STEP]).map_err(failed)?;
     let mut indexed_rows = Indexed { last: after, count: 0 };
     while let Some(row) = rows.next().map_err(failed)? {
         let number: i64 = row.get(0).map_err(failed)?;
-        let mut texts = String::new();
-        for column in 1..=3 {
-            let text: Option<String> = row.get(column).map_err(failed)?;
-            texts += &indexed(&text.unwrap_or_default());
-            texts.push('\n');
-        }
+        let text = |column| row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from);
+        let texts = indexed_texts([text(1).map_err(failed)?, text(2).map_err(failed)?, text(3).map_err(failed)?]);
         insert.execute(params![number, texts]).map_err(failed)?;
         indexed_rows = Indexed { last: number, count: indexed_rows.count + 1 };
     }
