@@ -62,18 +62,18 @@ async fn memory_keeps_the_promises_of_a_rebuild() {
 }
 
 /// The embedded store in a folder of its own.
-struct Store {
-    folder: TempDir,
-    open: Embedded,
+pub(crate) struct Store {
+    pub(crate) folder: TempDir,
+    pub(crate) open: Embedded,
 }
 
 impl Store {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self { open: open(folder.path()), folder }
     }
 
-    fn reopened(self) -> Self {
+    pub(crate) fn reopened(self) -> Self {
         let Self { folder, open: store } = self;
         close(store);
         Self { open: open(folder.path()), folder }
@@ -146,7 +146,7 @@ async fn embedded_keeps_the_promises_of_the_event_log() {
 }
 
 /// Appends events until the log has reached a checkpoint.
-async fn fill(store: &Store, at: Checkpoint) {
+pub(crate) async fn fill(store: &Store, at: Checkpoint) {
     let events = store.events();
     while events.position() < at.position() {
         let missing = at.position().0 - events.position().0;
@@ -156,7 +156,7 @@ async fn fill(store: &Store, at: Checkpoint) {
     }
 }
 
-fn created(key: &Key, value: &str) -> NewEvent {
+pub(crate) fn created(key: &Key, value: &str) -> NewEvent {
     AnswerEvent::Created { key: key.clone(), value: value.into() }.to_new(Uuid::new_v4(), shared::clock::now())
 }
 
@@ -287,7 +287,7 @@ async fn embedded_log_events_that_are_damaged_while_in_use_are_filled_again() {
 }
 
 /// A log with an answer and a log event, both in the views.
-async fn with_one_of_each(text: &str) -> (Store, Key, Uuid) {
+pub(crate) async fn with_one_of_each(text: &str) -> (Store, Key, Uuid) {
     let store = Store::new();
     let (key, id) = (Key::from_stored("key"), Uuid::new_v4());
     let new = vec![created(&key, text)];
@@ -300,7 +300,7 @@ async fn with_one_of_each(text: &str) -> (Store, Key, Uuid) {
     (store, key, id)
 }
 
-async fn shows(store: &Store, key: &Key, id: Uuid, text: &str) {
+pub(crate) async fn shows(store: &Store, key: &Key, id: Uuid, text: &str) {
     let seen = store.open.views.answer(key).await.unwrap();
     assert_eq!(seen.found.map(|answer| answer.value).as_deref(), Some(text));
     let seen = store.open.views.event(EventRef::Id(id)).await.unwrap().found.expect("the event");
@@ -309,7 +309,7 @@ async fn shows(store: &Store, key: &Key, id: Uuid, text: &str) {
     assert_eq!(count.found, 1, "once and no more");
 }
 
-fn damage(file: &Path, text: &str) {
+pub(crate) fn damage(file: &Path, text: &str) {
     let mut bytes = std::fs::read(file).unwrap();
     let found: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(text.as_bytes())).collect();
     assert!(!found.is_empty(), "{text} is in the file");
@@ -389,7 +389,7 @@ fn newest_journal(folder: &Path) -> u64 {
     journals.filter_map(|path| path.file_stem()?.to_str()?.parse().ok()).max().unwrap()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let to = to.join(entry.file_name());

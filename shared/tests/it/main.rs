@@ -5,6 +5,7 @@
 
 mod adapters;
 mod esdb;
+mod generations;
 mod layers;
 mod log_rate;
 mod model;
