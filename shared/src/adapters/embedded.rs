@@ -91,19 +91,75 @@ fn sync_folder(folder: &Path) -> std::io::Result<()> {
 
 #[cfg(all(test, feature = "conformance"))]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::domain::filter::Filter;
+    use crate::domain::log_event::{LogEvent, Members};
+    use crate::domain::projection::{Change, Changes, EventChange, LogChange, Parked};
+    use crate::domain::stream::{Position, Revision, StreamId};
+    use crate::domain::time::Timestamp;
+    use crate::ports::{Checkpoint, Generation, LogReader, Replayed, ViewWriter};
+
+    fn small_segments(folder: &Path) -> Embedded {
+        let metrics = crate::metrics::Metrics::new("test", &[]).expect("metrics").store.clone();
+        let outcome_ttl = Duration::from_secs(60);
+        let options = Options { folder: folder.into(), disk_reserve_mb: 0, outcome_ttl, metrics };
+        open_with(&options, 50).expect("opened")
+    }
 
     /// Whatever is asked for goes through many segments, whose texts are indexed
     /// meanwhile.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn small_segments_keep_the_promises_of_the_event_log() {
         let folder = tempfile::tempdir().expect("a folder");
-        let metrics = crate::metrics::Metrics::new("test", &[]).expect("metrics").store.clone();
-        let outcome_ttl = Duration::from_secs(60);
-        let options = Options { folder: folder.path().into(), disk_reserve_mb: 0, outcome_ttl, metrics };
-        let store = open_with(&options, 50).expect("opened");
+        let store = small_segments(folder.path());
         let views = Arc::new(store.views.clone());
         crate::conformance::log(views.clone(), views.clone(), views.clone()).await;
+        store.views.close();
+        store.events.close();
+    }
+
+    fn event(number: u64, message: String, position: u64) -> LogChange {
+        let (id, created_at) = (Uuid::from_u128(number.into()), Timestamp::from_micros(number.cast_signed()));
+        let members = Members { timestamp: created_at, message: Some(message), ..Members::default() };
+        let event = Some(Arc::new(LogEvent { id, number, created_at, members }));
+        let (revision, position) = (Revision(position - number), Position(position));
+        LogChange::Event(EventChange { id, number, event, revision, position })
+    }
+
+    /// A replay puts an event into a segment whose texts were indexed without it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn what_a_replay_mends_is_found_by_its_text() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = small_segments(folder.path());
+        let views = &store.views;
+        let at = |position| Checkpoint::at(Position(position));
+        let stuck = [10, 20].map(|number| Parked {
+            stream: StreamId::of_event(Uuid::from_u128(number.into())),
+            revision: Revision(0),
+            position: Position(number),
+            error: "it is of a later version".into(),
+            since: Timestamp::from_micros(0),
+            replay: false,
+        });
+        let good = (1..=120).filter(|number| ![10, 20].contains(number));
+        let log = good.map(|number| event(number, format!("straw {number}"), number)).collect();
+        let changes = Changes { parked: stuck.to_vec(), log, ..Changes::default() };
+        views.apply(Generation::Live, at(0), changes, at(200)).await.expect("applied");
+        // The indexes of full segments are made within this time.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        let needle = Filter::parse("message ct 'needle'").expect("a filter");
+        assert_eq!(views.count(&needle).await.expect("a count").found, 0);
+        let mended = [event(10, "a needle".into(), 10), event(20, "another needle".into(), 130)];
+        for (was, change) in stuck.into_iter().zip(mended) {
+            let change = Some(Change::Log(change));
+            let twice = Replayed { was: was.clone(), change: change.clone(), still: Some(was.clone()) };
+            views.replayed(at(200), twice).await.expect("replayed");
+            views.replayed(at(200), Replayed { was, change, still: None }).await.expect("replayed");
+        }
+        assert_eq!(views.count(&needle).await.expect("a count").found, 2);
+        assert_eq!(views.count(&Filter::Any).await.expect("a count").found, 120);
         store.views.close();
         store.events.close();
     }

@@ -121,12 +121,27 @@ async fn embedded_keeps_the_promises_of_views() {
     for round in 0..2 {
         let views = Arc::new(store.open.views.clone());
         conformance::views(views.clone(), views.clone()).await;
-        let at = resume(&*views).await;
-        drop(views);
-        fill(&store, at).await;
-        store = store.reopened();
-        assert_eq!(store.open.rebuilding, None, "sound views are kept, round {round}");
-        assert_eq!(resume(&store.open.views).await, at, "and their checkpoint, round {round}");
+        store = again(store, round).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn embedded_keeps_the_promises_of_parked_streams() {
+    let mut store = Store::new();
+    for round in 0..2 {
+        let views = Arc::new(store.open.views.clone());
+        conformance::parked(views.clone(), views.clone()).await;
+        store = again(store, round).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn embedded_keeps_the_promises_of_a_rebuild() {
+    let mut store = Store::new();
+    for round in 0..2 {
+        let views = Arc::new(store.open.views.clone());
+        conformance::rebuild(views.clone(), views.clone()).await;
+        store = again(store, round).await;
     }
 }
 
@@ -136,13 +151,18 @@ async fn embedded_keeps_the_promises_of_the_event_log() {
     for round in 0..2 {
         let views = Arc::new(store.open.views.clone());
         conformance::log(views.clone(), views.clone(), views.clone()).await;
-        let at = resume(&*views).await;
-        drop(views);
-        fill(&store, at).await;
-        store = store.reopened();
-        assert_eq!(store.open.rebuilding, None, "sound views are kept, round {round}");
-        assert_eq!(resume(&store.open.views).await, at, "and their checkpoint, round {round}");
+        store = again(store, round).await;
     }
+}
+
+/// The same store, opened again, with all that was in its views.
+async fn again(store: Store, round: u32) -> Store {
+    let at = resume(&store.open.views).await;
+    fill(&store, at).await;
+    let store = store.reopened();
+    assert_eq!(store.open.rebuilding, None, "sound views are kept, round {round}");
+    assert_eq!(resume(&store.open.views).await, at, "and their checkpoint, round {round}");
+    store
 }
 
 /// Appends events until the log has reached a checkpoint.

@@ -118,6 +118,8 @@ struct Inner {
     recent: Recent,
     log_views: LogViews,
     reached: Progress,
+    /// No row is of a later position.
+    newest: AtomicU64,
     /// Until the views are there, reads fail.
     filled_at: AtomicU64,
     carrier: Mutex<Option<JoinHandle<()>>>,
@@ -201,6 +203,8 @@ pub(super) fn open(place: Place) -> Result<(OneGeneration, Option<String>), Star
         recent: Recent::new(position, parked),
         log_views,
         reached: Progress::new(position.0),
+        // After a crash some rows may be newer than the checkpoint, but not than the log.
+        newest: AtomicU64::new(if why.is_some() { 0 } else { position.max(end).0 }),
         filled_at: AtomicU64::new(filled_at),
         carrier: Mutex::default(),
         indexer: Mutex::default(),
@@ -568,9 +572,9 @@ impl OneGeneration {
         asked
     }
 
-    /// Makes everything durable, as the views at a place that is at or behind their own
-    /// and from which the log holds nothing up to it, to be read instead of others. It is
-    /// `false` if that would take long; then some of it has been done.
+    /// Makes everything durable, as the views at a place at or behind their own up to
+    /// which the log holds nothing more, to be read instead of others. It is `false` if
+    /// those may have newer rows, or if it would take long; then some of it has been done.
     ///
     /// # Errors
     /// `Conflict` if the views are elsewhere.
@@ -578,6 +582,9 @@ impl OneGeneration {
         let edition = self.0.edition.load(Ordering::Acquire);
         if self.checkpoint() != at {
             return Err(StoreError::Conflict);
+        }
+        if !at.has_reached(Position(instead.0.newest.load(Ordering::Acquire))) {
+            return Ok(false);
         }
         if self.0.recent.waiting() > CARRIED_IN_SWAP {
             self.0.recent.flush(std::time::Duration::ZERO);
@@ -671,6 +678,7 @@ impl Inner {
         self.readers.lock().clear();
         self.filled_at.store((self.place.log_end)().0.max(1), Ordering::Release);
         self.reached.put_back();
+        self.newest.store(0, Ordering::Release);
         self.recent.clear();
         self.cache.clear();
         match create(&self.place.path, self.place.log) {
@@ -827,6 +835,8 @@ impl Inner {
     /// be read at once.
     fn take(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
         let Changes { answers: mut changes, log, parked } = changes;
+        let newest = changes.iter().map(|change| change.position).chain(log.iter().map(LogChange::position)).max();
+        self.newest.fetch_max(newest.unwrap_or_default().0, Ordering::AcqRel);
         if !log.is_empty() {
             self.take_log(from, &log, to)?;
         }
@@ -848,6 +858,12 @@ impl Inner {
         if !self.recent.is_parked(at, &was) {
             return Err(StoreError::Conflict);
         }
+        let newest = match &change {
+            Some(Change::Answer(change)) => change.position,
+            Some(Change::Log(change)) => change.position(),
+            None => Position::START,
+        };
+        self.newest.fetch_max(newest.0, Ordering::AcqRel);
         match change {
             Some(Change::Answer(change)) => {
                 let key = change.key.clone();

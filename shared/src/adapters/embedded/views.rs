@@ -326,7 +326,8 @@ impl ViewWriter for SqliteViews {
     }
 
     async fn parked(&self, generation: Generation) -> Result<Vec<Parked>, StoreError> {
-        Ok(self.0.generation(generation)?.recent().all_parked(None, usize::MAX))
+        let views = self.0.generation(generation).ok();
+        Ok(views.map_or_else(Vec::new, |views| views.recent().all_parked(None, usize::MAX)))
     }
 
     async fn replayed(&self, at: Checkpoint, replayed: Replayed) -> Result<(), StoreError> {
