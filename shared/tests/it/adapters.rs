@@ -121,6 +121,7 @@ async fn embedded_keeps_the_promises_of_views() {
     for round in 0..2 {
         let views = Arc::new(store.open.views.clone());
         conformance::views(views.clone(), views.clone()).await;
+        drop(views);
         store = again(store, round).await;
     }
 }
@@ -131,6 +132,7 @@ async fn embedded_keeps_the_promises_of_parked_streams() {
     for round in 0..2 {
         let views = Arc::new(store.open.views.clone());
         conformance::parked(views.clone(), views.clone()).await;
+        drop(views);
         store = again(store, round).await;
     }
 }
@@ -141,6 +143,7 @@ async fn embedded_keeps_the_promises_of_a_rebuild() {
     for round in 0..2 {
         let views = Arc::new(store.open.views.clone());
         conformance::rebuild(views.clone(), views.clone()).await;
+        drop(views);
         store = again(store, round).await;
     }
 }
@@ -151,6 +154,7 @@ async fn embedded_keeps_the_promises_of_the_event_log() {
     for round in 0..2 {
         let views = Arc::new(store.open.views.clone());
         conformance::log(views.clone(), views.clone(), views.clone()).await;
+        drop(views);
         store = again(store, round).await;
     }
 }
