@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use shared::clock;
 use shared::domain::projection::{Changes, Parked, project};
 use shared::domain::stream::{RecordedEvent, StreamId};
-use shared::ports::{Batch, Checkpoint, Generation, PARKED_MAX, StoreError, ViewWriter};
+use shared::ports::{Batch, Checkpoint, Generation, StoreError, ViewWriter};
 
 use crate::Failure;
 
@@ -14,6 +14,8 @@ pub(crate) struct Follower {
     generation: Generation,
     pub(crate) at: Checkpoint,
     pub(crate) parked: HashMap<StreamId, Parked>,
+    /// Streams that may be parked at once.
+    max: usize,
 }
 
 impl Follower {
@@ -22,9 +24,16 @@ impl Follower {
         views: &dyn ViewWriter,
         generation: Generation,
         at: Checkpoint,
+        max: usize,
     ) -> Result<Self, StoreError> {
         let parked = views.parked(generation).await?;
-        Ok(Self { generation, at, parked: parked.into_iter().map(|parked| (parked.stream.clone(), parked)).collect() })
+        let parked = parked.into_iter().map(|parked| (parked.stream.clone(), parked)).collect();
+        Ok(Self { generation, at, parked, max })
+    }
+
+    /// Whether there is no room for another parked stream.
+    pub(crate) fn is_full(&self) -> bool {
+        self.parked.len() >= self.max
     }
 
     /// Projects a batch and moves on; gives how many changes that were. A stream whose
@@ -40,7 +49,7 @@ impl Follower {
             }
             match project(event) {
                 Ok(change) => changes.push(change),
-                Err(error) if self.parked.len() + changes.parked.len() < PARKED_MAX => {
+                Err(error) if self.parked.len() + changes.parked.len() < self.max => {
                     changes.parked.push(Parked::new(&error, clock::now()));
                 }
                 Err(error) => {

@@ -19,7 +19,8 @@ use shared::domain::projection::Unprojectable;
 use shared::http::lifecycle::Lifecycle;
 use shared::metrics::Metrics;
 use shared::ports::{
-    Checkpoint, EventFeed, EventStore, Generation, StoreError, Subscription, ViewOperator, ViewReader, ViewWriter,
+    Checkpoint, EventFeed, EventStore, Generation, PARKED_MAX, StoreError, Subscription, ViewOperator, ViewReader,
+    ViewWriter,
 };
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -47,6 +48,7 @@ pub struct Projector {
     views: Arc<dyn ViewWriter>,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
+    parked_max: usize,
 }
 
 enum Failure {
@@ -74,7 +76,13 @@ impl Projector {
         views: Arc<dyn ViewWriter>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { feed, events, views, metrics, status: Arc::new(Status::new()) }
+        Self { feed, events, views, metrics, status: Arc::new(Status::new()), parked_max: PARKED_MAX }
+    }
+
+    /// Parks no more streams than this at once.
+    #[must_use]
+    pub fn parking_at_most(self, streams: usize) -> Self {
+        Self { parked_max: streams, ..self }
     }
 
     /// What tells how it is doing, from the same views read.
@@ -158,7 +166,17 @@ impl Projector {
         (at, events): (Checkpoint, Box<dyn Subscription>),
         lifecycle: &Lifecycle,
     ) -> Result<(), Failure> {
-        let live = Mutex::new(Follower::new(&*self.views, Generation::Live, at).await?);
+        let live = Follower::new(&*self.views, Generation::Live, at, self.parked_max).await?;
+        let is_full = live.is_full();
+        let live = Mutex::new(live);
+        if is_full {
+            // What waits for room may be the next event.
+            tokio::select! {
+                biased;
+                () = lifecycle.stopping() => return Ok(()),
+                replayed = requests::replay(self, &live) => replayed?,
+            }
+        }
         tokio::select! {
             biased;
             ended = self.follow_live(&live, events, lifecycle) => ended,

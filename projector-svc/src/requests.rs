@@ -23,6 +23,8 @@ const BETWEEN: Duration = Duration::from_secs(1);
 const NEAR: usize = 512;
 /// How long to wait where the live views may have shown more than the new ones hold.
 const PASSED: Duration = Duration::from_millis(50);
+/// How long a rebuild waits that has no room for one more parked stream.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// Carries out requests until something fails, or until other views are the live ones.
 pub(crate) async fn serve(projector: &Projector, live: &Mutex<Follower>) -> Failure {
@@ -34,13 +36,19 @@ pub(crate) async fn serve(projector: &Projector, live: &Mutex<Follower>) -> Fail
         match served.await {
             Ok(false) => projector.views.asked().await,
             Ok(true) => return Failure::PutBack,
+            // The live views have no part in it.
+            Err(Failure::Event(error)) => {
+                let what = format!("{error}: {}", error.source);
+                tracing::error!(error = what, "too many streams are parked in the rebuild for one more; it waits");
+                tokio::time::sleep(STUCK).await;
+            }
             Err(failure) => return failure,
         }
     }
 }
 
 /// Reads parked streams again for which that was asked.
-async fn replay(projector: &Projector, live: &Mutex<Follower>) -> Result<(), Failure> {
+pub(crate) async fn replay(projector: &Projector, live: &Mutex<Follower>) -> Result<(), Failure> {
     if live.lock().await.parked.is_empty() {
         return Ok(());
     }
@@ -106,7 +114,7 @@ async fn read_again(projector: &Projector, was: Parked, to: Checkpoint) -> Resul
 async fn rebuild(projector: &Projector, live: &Mutex<Follower>) -> Result<bool, Failure> {
     let (feed, views) = (&projector.feed, &*projector.views);
     let Some(at) = views.rebuild(feed.head().await?).await? else { return Ok(false) };
-    let mut next = Follower::new(views, Generation::Next, at).await?;
+    let mut next = Follower::new(views, Generation::Next, at, projector.parked_max).await?;
     let mut events = feed.subscribe(at).await?;
     tracing::info!(position = at.position().0, "views are built anew beside the live ones");
     let (mut is_near, mut looked) = (false, Instant::now());
@@ -122,6 +130,8 @@ async fn rebuild(projector: &Projector, live: &Mutex<Follower>) -> Result<bool, 
             let batch = events.next(BATCH).await?;
             is_near = batch.events.len() < NEAR;
             next.project(views, batch).await?;
+            // Views that are written without waiting would let nobody else work.
+            tokio::task::yield_now().await;
             continue;
         }
         // The live views wait, so that both come to one place.

@@ -1,12 +1,16 @@
-//! The projector from outside: what it does when views are not there, not its own,
-//! or another's turn.
+//! The projector from outside: what it does when log or views are not there, views not
+//! its own, or it is another's turn; with events that it cannot read, and beside views
+//! that it builds anew.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test says that it failed")]
 
 mod http;
+mod parked;
+mod rebuild;
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -16,11 +20,12 @@ use shared::adapters::memory::{MemoryEvents, MemoryViews};
 use shared::clock;
 use shared::domain::answer::{AnswerEvent, Key};
 use shared::domain::projection::{Changes, Parked};
-use shared::domain::stream::{ExpectedRevision, Position, StreamId};
+use shared::domain::stream::{ExpectedRevision, NewEvent, Position, RecordedEvent, Revision, StreamId};
 use shared::http::lifecycle::Lifecycle;
 use shared::metrics::{Metrics, Part};
 use shared::ports::{
-    Checkpoint, EventFeed, EventStore, Generation, Health, LogId, Replayed, StoreError, ViewReader, ViewWriter,
+    Appended, Batch, Checkpoint, Direction, EventFeed, EventStore, Generation, Health, LogId, Replayed, StoreError,
+    Subscription, ViewReader, ViewWriter,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -30,6 +35,138 @@ use uuid::Uuid;
 /// How long anything may take that is expected to happen.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Tries until it holds.
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The stream of an answer.
+fn answer(key: &str) -> StreamId {
+    StreamId::of_answer(&Key::parse(key).unwrap())
+}
+
+/// A log in memory of which some events are of a kind that is not known yet, and which
+/// does not answer where that is asked for.
+struct Log {
+    events: MemoryEvents,
+    bad: Mutex<HashSet<(StreamId, Revision)>>,
+    outage: Mutex<Option<StoreError>>,
+}
+
+impl Log {
+    fn new() -> Self {
+        Self { events: MemoryEvents::new(PATIENCE), bad: Mutex::default(), outage: Mutex::default() }
+    }
+
+    /// The event at this place cannot be read, if need be once it is appended.
+    fn poison(&self, key: &str, revision: u64) {
+        self.bad.lock().insert((answer(key), Revision(revision)));
+    }
+
+    /// The event at this place can be read again, as if by a newer program.
+    fn mend(&self, key: &str, revision: u64) {
+        self.bad.lock().remove(&(answer(key), Revision(revision)));
+    }
+
+    fn mend_all(&self) {
+        self.bad.lock().clear();
+    }
+
+    /// What every read fails with from now on.
+    fn set(&self, outage: Option<StoreError>) {
+        *self.outage.lock() = outage;
+    }
+
+    fn answers(&self) -> Result<(), StoreError> {
+        self.outage.lock().clone().map_or(Ok(()), Err)
+    }
+
+    fn shown(&self, events: Vec<RecordedEvent>) -> Vec<RecordedEvent> {
+        let bad = self.bad.lock();
+        let show = |mut event: RecordedEvent| {
+            if bad.contains(&(event.stream.clone(), event.revision)) {
+                event.event.kind = "AnswerRenamedEvent".into();
+            }
+            event
+        };
+        events.into_iter().map(show).collect()
+    }
+}
+
+#[async_trait]
+impl EventStore for Log {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedRevision,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, StoreError> {
+        EventStore::append(&self.events, stream, expected, events).await
+    }
+
+    async fn read(
+        &self,
+        stream: &StreamId,
+        from: Revision,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.answers()?;
+        Ok(self.shown(self.events.read(stream, from, direction, limit).await?))
+    }
+
+    async fn last(&self, stream: &StreamId) -> Result<Option<RecordedEvent>, StoreError> {
+        self.events.last(stream).await
+    }
+
+    async fn at(&self, position: Position) -> Result<Option<RecordedEvent>, StoreError> {
+        self.events.at(position).await
+    }
+}
+
+/// The log as the projector follows it.
+#[derive(Clone)]
+struct Feed(Arc<Log>);
+
+#[async_trait]
+impl EventFeed for Feed {
+    async fn log_id(&self) -> Result<LogId, StoreError> {
+        self.0.events.log_id().await
+    }
+
+    async fn head(&self) -> Result<Position, StoreError> {
+        self.0.answers()?;
+        self.0.events.head().await
+    }
+
+    async fn end(&self) -> Result<Position, StoreError> {
+        self.head().await
+    }
+
+    async fn subscribe(&self, after: Checkpoint) -> Result<Box<dyn Subscription>, StoreError> {
+        self.0.answers()?;
+        Ok(Box::new(Following { log: self.0.clone(), events: self.0.events.subscribe(after).await? }))
+    }
+}
+
+struct Following {
+    log: Arc<Log>,
+    events: Box<dyn Subscription>,
+}
+
+#[async_trait]
+impl Subscription for Following {
+    async fn next(&mut self, limit: usize) -> Result<Batch, StoreError> {
+        let batch = self.events.next(limit).await?;
+        self.log.answers()?;
+        Ok(Batch { events: self.log.shown(batch.events), ..batch })
+    }
+}
+
 /// Views in memory that do as a database may.
 #[derive(Default)]
 struct Views {
@@ -37,6 +174,12 @@ struct Views {
     mood: Mutex<Mood>,
     changed: Notify,
     applied: AtomicU64,
+    /// How often other views became the live ones.
+    swaps: AtomicU64,
+    /// Rows lie where the new views have not come yet.
+    holds_swaps: AtomicBool,
+    /// Ends a turn.
+    interrupt: Notify,
 }
 
 #[derive(Clone, Default)]
@@ -97,7 +240,7 @@ impl ViewWriter for Views {
     }
 
     async fn interrupted(&self) {
-        self.views.interrupted().await;
+        self.interrupt.notified().await;
     }
 
     async fn parked(&self, generation: Generation) -> Result<Vec<Parked>, StoreError> {
@@ -114,17 +257,23 @@ impl ViewWriter for Views {
     }
 
     async fn rebuild(&self, head: Position) -> Result<Option<Checkpoint>, StoreError> {
+        self.humour().await?;
         self.views.rebuild(head).await
     }
 
     async fn swap(&self, live: Checkpoint, next: Checkpoint) -> Result<bool, StoreError> {
         self.humour().await?;
-        self.views.swap(live, next).await
+        if self.holds_swaps.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
+        let swapped = self.views.swap(live, next).await?;
+        self.swaps.fetch_add(u64::from(swapped), Ordering::SeqCst);
+        Ok(swapped)
     }
 }
 
 struct Running {
-    events: MemoryEvents,
+    log: Arc<Log>,
     views: Arc<Views>,
     metrics: Arc<Metrics>,
     watch: Arc<Watch>,
@@ -134,25 +283,64 @@ struct Running {
 
 impl Running {
     fn start(mood: Mood) -> Self {
-        let (events, views) = (MemoryEvents::new(PATIENCE), Arc::new(Views::default()));
+        Self::with(mood, |projector| projector)
+    }
+
+    fn with(mood: Mood, change: impl FnOnce(Projector) -> Projector) -> Self {
+        let views = Arc::new(Views::default());
         views.set(mood);
+        Self::on(Arc::new(Log::new()), views, change)
+    }
+
+    fn on(log: Arc<Log>, views: Arc<Views>, change: impl FnOnce(Projector) -> Projector) -> Self {
         let (metrics, lifecycle) = (Metrics::new("test", &[Part::Projection]).unwrap(), Lifecycle::default());
-        let log = Arc::new(events.clone());
-        let projector = Projector::new(log.clone(), log, views.clone(), metrics.clone());
+        let projector =
+            change(Projector::new(Arc::new(Feed(log.clone())), log.clone(), views.clone(), metrics.clone()));
         let watch = projector.watch(views.views.clone(), views.views.clone());
         let projecting = tokio::spawn(projector.run(lifecycle.clone()));
-        Self { events, views, metrics, watch, lifecycle, projecting }
+        Self { log, views, metrics, watch, lifecycle, projecting }
+    }
+
+    /// Another one on the same log and views.
+    async fn restarted(self) -> Self {
+        let (log, views) = (self.log.clone(), self.views.clone());
+        self.end().await;
+        Self::on(log, views, |projector| projector)
     }
 
     async fn append(&self, key: &str) {
         let event = AnswerEvent::Created { key: Key::parse(key).unwrap(), value: "v".into() };
+        self.append_at(key, ExpectedRevision::NoStream, event).await;
+    }
+
+    /// Appends an update at this revision.
+    async fn update(&self, key: &str, revision: u64, value: &str) -> Position {
+        let event = AnswerEvent::Updated { key: Key::parse(key).unwrap(), value: value.into() };
+        self.append_at(key, ExpectedRevision::Exact(Revision(revision - 1)), event).await
+    }
+
+    /// Appends a deletion at this revision.
+    async fn delete(&self, key: &str, revision: u64) {
+        let event = AnswerEvent::Deleted { key: Key::parse(key).unwrap() };
+        self.append_at(key, ExpectedRevision::Exact(Revision(revision - 1)), event).await;
+    }
+
+    async fn append_at(&self, key: &str, expected: ExpectedRevision, event: AnswerEvent) -> Position {
         let event = event.to_new(Uuid::new_v4(), clock::now());
-        let stream = StreamId::from_stored(&format!("answer-{key}"));
-        self.events.append(&stream, ExpectedRevision::NoStream, vec![event]).await.unwrap();
+        self.log.append(&answer(key), expected, vec![event]).await.unwrap().positions[0]
+    }
+
+    async fn value(&self, key: &str) -> Option<String> {
+        let seen = self.views.views.answer(&Key::parse(key).unwrap()).await.unwrap();
+        seen.found.map(|answer| answer.value.to_string())
+    }
+
+    async fn parked(&self) -> u64 {
+        ViewReader::parked(&*self.views.views).await.unwrap()
     }
 
     async fn caught_up(&self) {
-        let head = self.events.head().await.unwrap();
+        let head = self.log.events.head().await.unwrap();
         timeout(PATIENCE, self.views.views.reached(head)).await.expect("the views come as far").unwrap();
     }
 
