@@ -149,6 +149,27 @@ impl Program {
         }
     }
 
+    /// Runs it to its end, which must come by itself.
+    ///
+    /// # Panics
+    /// If it cannot be started, or does not end.
+    pub async fn run(&self) -> Refused {
+        let (begun, mut command) = (Instant::now(), self.command());
+        let ended = tokio::task::spawn_blocking(move || command.output());
+        let ended = tokio::time::timeout(START, ended).await.expect("it ends").expect("it is waited for");
+        let ended = ended.unwrap_or_else(|error| panic!("{}: {error}", self.executable.display()));
+        Refused {
+            status: ended.status,
+            stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),
+            after: begun.elapsed(),
+        }
+    }
+
+    /// The file that it is.
+    pub fn path(&self) -> &Path {
+        &self.executable
+    }
+
     /// Starts a process that must end by itself with an error.
     ///
     /// # Panics
@@ -179,7 +200,7 @@ impl Program {
     }
 }
 
-/// A process that ended before it served.
+/// A process that ended, and did not serve.
 #[derive(Debug)]
 pub struct Refused {
     pub status: ExitStatus,

@@ -25,6 +25,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+use crate::core::record::Proposed;
 use crate::proto::gossip::gossip_server::GossipServer;
 use crate::proto::server_features::server_features_server::ServerFeaturesServer;
 use crate::proto::streams::streams_server::StreamsServer;
@@ -123,6 +124,21 @@ impl EsdbServer {
     /// Ways to make it misbehave.
     pub fn switches(&self) -> &Switches {
         &self.context.switches
+    }
+
+    /// Makes a stored event say something else at its place, as no log ever does: what
+    /// becomes of its type, its metadata and its data. A log in a file keeps what it had.
+    ///
+    /// # Panics
+    /// If there is no such event.
+    pub fn rewrite(&self, stream: &str, revision: u64, change: impl FnOnce(&mut String, &mut Vec<u8>, &mut Vec<u8>)) {
+        let changed = |event: &Proposed| {
+            let (mut kind, mut metadata, mut data) =
+                (event.kind.to_string(), event.metadata.to_vec(), event.data.to_vec());
+            change(&mut kind, &mut metadata, &mut data);
+            Proposed::new(event.id, &kind, event.json, &metadata, &data)
+        };
+        assert!(self.context.store.rewrite(stream, revision, changed), "no event {revision} of {stream}");
     }
 
     /// Cuts all connections and stops listening, in mid-call if need be. The log

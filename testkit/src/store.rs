@@ -124,6 +124,11 @@ impl Store {
         self.visible.count.load(Ordering::Acquire) >= count
     }
 
+    /// Makes a stored event say something else, in memory; whether there is one.
+    pub(crate) fn rewrite(&self, stream: &str, revision: u64, change: impl FnOnce(&Proposed) -> Proposed) -> bool {
+        self.state.write().rewrite(stream, revision, change)
+    }
+
     /// As at a restart.
     pub(crate) fn forget_recent(&self) {
         self.state.write().forget_recent();

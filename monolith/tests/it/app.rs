@@ -292,6 +292,19 @@ impl TestApp {
         }
     }
 
+    /// Where operators call.
+    pub(crate) fn operators(&self) -> SocketAddr {
+        match self.settings.storage {
+            Storage::Services => self.processes[2].reached(0),
+            _ => self.serving()["admin"].as_str().expect("the line names it").parse().unwrap(),
+        }
+    }
+
+    /// The storage that it is on.
+    pub(crate) fn storage(&self) -> Storage {
+        self.settings.storage
+    }
+
     /// The databases that it is on.
     pub(crate) fn databases(&self) -> &Databases {
         self.settings.databases.as_ref().expect("it is on databases")

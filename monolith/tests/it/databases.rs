@@ -65,6 +65,21 @@ impl Databases {
         vars
     }
 
+    /// Where the event log is.
+    pub(crate) fn events(&self) -> String {
+        self.events.lock().address().to_string()
+    }
+
+    /// Makes a stored event say something else: its type, its metadata and its data.
+    pub(crate) fn rewrite(
+        &self,
+        stream: &str,
+        revision: u64,
+        change: impl FnOnce(&mut String, &mut Vec<u8>, &mut Vec<u8>),
+    ) {
+        self.events.lock().rewrite(stream, revision, change);
+    }
+
     /// Takes the event log away, with all its connections.
     pub(crate) fn stop_events(&self) {
         self.events.lock().stop();

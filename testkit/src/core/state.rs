@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::metadata::Limits;
-use super::record::{FILE_HEADER, Record, Text};
+use super::record::{FILE_HEADER, Proposed, Record, Text};
 
 /// Ids that are remembered to recognise appends at any revision, as many as the
 /// real server's 8 MiB hold, about. Forgotten at a restart.
@@ -64,6 +64,18 @@ impl State {
     /// How many records there are.
     pub(crate) fn len(&self) -> usize {
         self.log.len()
+    }
+
+    /// Makes a stored event say something else at its place, as a log never does;
+    /// whether there is one.
+    pub(crate) fn rewrite(&mut self, stream: &str, revision: u64, change: impl FnOnce(&Proposed) -> Proposed) -> bool {
+        let number = self.numbers.get(&Text::from(stream.to_owned()));
+        let events = number.map_or(&[][..], |number| &self.streams[*number].events);
+        let index = usize::try_from(revision).ok().and_then(|revision| events.get(revision)).copied();
+        let Some(record) = index.map(|index| &mut self.log[index]) else { return false };
+        let event = change(&record.event);
+        *record = Arc::new(Record { event, ..(**record).clone() });
+        true
     }
 
     /// Where the next record goes.
