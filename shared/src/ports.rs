@@ -588,7 +588,8 @@ pub trait ViewWriter: Send + Sync {
     /// Writes what reading a parked stream of the live views again came to; `at` is their
     /// checkpoint. The change is that of an event up to `at`, and the row takes it though
     /// the views have passed that place. A crash leaves the entry and its replay asked for
-    /// until all of it is durable.
+    /// until all of it is durable. A next generation that has parked the same stream is
+    /// thrown away and begun anew: a swap must not take back what was mended.
     async fn replayed(&self, at: Checkpoint, replayed: Replayed) -> Result<(), StoreError>;
 
     /// Returns when a replay or a rebuild may have been asked for since it returned last;
@@ -601,9 +602,10 @@ pub trait ViewWriter: Send + Sync {
     async fn rebuild(&self, head: Position) -> Result<Option<Checkpoint>, StoreError>;
 
     /// Makes the next generation the live one, for all readers within a second; at these
-    /// places of the two, between which the log holds no event of ours. It is `false`, and nothing
-    /// has changed, if the next one has not passed every position that a row of the live
-    /// one may have yet. Afterwards the live views are at the later of the two: resume.
+    /// places of the two, between which the log holds no event of ours. It is `false`, and
+    /// nothing has changed, if the next one has not passed every position that a row of the
+    /// live one may have yet. Replays that are asked for are so afterwards, too. The live
+    /// views are at the later of the two then: resume.
     async fn swap(&self, live: Checkpoint, next: Checkpoint) -> Result<bool, StoreError>;
 }
 

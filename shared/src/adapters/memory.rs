@@ -442,7 +442,12 @@ impl ViewWriter for MemoryViews {
     }
 
     async fn replayed(&self, at: Checkpoint, replayed: Replayed) -> Result<(), StoreError> {
-        self.state.write().live.replayed(at, replayed)
+        let mut state = self.state.write();
+        let stream = replayed.was.stream.clone();
+        state.live.replayed(at, replayed)?;
+        // What mends the live views must not be undone by a swap.
+        state.next.take_if(|next| next.parked.contains_key(&stream));
+        Ok(())
     }
 
     async fn asked(&self) {
@@ -469,6 +474,9 @@ impl ViewWriter for MemoryViews {
         }
         let mut rows = state.next.take().unwrap_or_default();
         rows.checkpoint = live.max(next);
+        for asked in state.live.parked.values().filter(|parked| parked.replay) {
+            rows.parked.entry(asked.stream.clone()).and_modify(|parked| parked.replay = true);
+        }
         let at = rows.checkpoint.position();
         state.live = rows;
         let total = state.rebuild.total.max(at);

@@ -12,10 +12,11 @@ use super::{fresh_key, soon};
 use crate::clock;
 use crate::domain::answer::Key;
 use crate::domain::log_event::Session;
-use crate::domain::projection::{AnswerChange, Changes, LogChange, Parked};
+use crate::domain::projection::{AnswerChange, Change, Changes, LogChange, Parked};
 use crate::domain::stream::{Position, StreamId};
 use crate::ports::{
-    Checkpoint, EventRef, Generation, LogReader, RebuildState, StoreError, ViewOperator, ViewReader, ViewWriter,
+    Checkpoint, EventRef, Generation, LogReader, RebuildState, Replayed, StoreError, ViewOperator, ViewReader,
+    ViewWriter,
 };
 
 /// How many rebuilds race readers, and how long the live views go on beside each.
@@ -42,6 +43,7 @@ where
     desk.rows_must_have_been_passed().await;
     desk.waiters_survive_a_swap().await;
     desk.log_events_are_those_of_the_new_views().await;
+    desk.what_is_mended_meanwhile_stays_so().await;
     desk.nobody_goes_back_in_a_swap().await;
 }
 
@@ -319,6 +321,31 @@ impl Desk {
     }
 
     /// Rebuild after rebuild under a writer and its readers.
+    async fn what_is_mended_meanwhile_stays_so(&mut self) {
+        let (key, other) = (fresh_key(), fresh_key());
+        let parked = self.park(&[StreamId::of_answer(&key), StreamId::of_answer(&other)], 0).await;
+        self.begin().await;
+        let next = Changes { parked: parked.clone(), ..Changes::default() };
+        self.fill(next.clone(), self.at).await;
+        let was = parked[0].clone();
+        let change = Some(Change::Answer(put(&key, Some("mended"), 0, was.position)));
+        let replayed = Replayed { was, change, still: None };
+        soon("a replay", self.writer.replayed(self.at, replayed)).await.expect("replayed");
+        self.is_live(&key, "mended").await;
+        assert_eq!(self.next().await, Some(Checkpoint::START), "views that had it parked are begun anew");
+        let row = put(&key, Some("mended"), 0, parked[0].position);
+        let still = Changes { answers: vec![row], parked: parked[1..].to_vec(), ..Changes::default() };
+        self.fill(still, self.at).await;
+        let asked = self.operator.ask_replay(Some(&parked[1].stream));
+        assert_eq!(soon("asking", asked).await.expect("asked"), 1);
+        self.swap(self.at).await;
+        self.is_live(&key, "mended").await;
+        let asked = Parked { replay: true, ..parked[1].clone() };
+        assert_eq!(self.all_parked().await, std::slice::from_ref(&asked), "what is asked for is not forgotten");
+        let replayed = Replayed { was: asked, change: None, still: None };
+        soon("a replay", self.writer.replayed(self.at, replayed)).await.expect("replayed");
+    }
+
     async fn nobody_goes_back_in_a_swap(&mut self) {
         let race = Racing::start(&self.reader);
         let mut log: Vec<AnswerChange> = Vec::new();
