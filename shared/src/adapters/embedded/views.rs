@@ -167,6 +167,15 @@ impl Shared {
         Ok(Some(place.insert(next).clone()))
     }
 
+    /// Throws away what has been built of the next generation, if this stream is parked
+    /// in it. It is begun anew.
+    fn discard_if_parked(&self, stream: &StreamId) {
+        let is_parked = |next: &mut Arc<OneGeneration>| next.recent().parked(stream).is_some();
+        if let Some(next) = self.next.lock().take_if(is_parked) {
+            next.discard();
+        }
+    }
+
     fn swap(self: &Arc<Self>, live: Checkpoint, next: Checkpoint) -> Result<bool, StoreError> {
         let (old, new) = (self.live(), self.generation(Generation::Next)?);
         if old.checkpoint() != live {
@@ -331,8 +340,14 @@ impl ViewWriter for SqliteViews {
     }
 
     async fn replayed(&self, at: Checkpoint, replayed: Replayed) -> Result<(), StoreError> {
-        let live = self.0.live();
-        blocking(move || live.take_replayed(at, replayed)).await
+        let shared = self.0.clone();
+        blocking(move || {
+            // First: what mends the live views must not be undone by a swap, after a crash
+            // neither.
+            shared.discard_if_parked(&replayed.was.stream);
+            shared.live().take_replayed(at, replayed)
+        })
+        .await
     }
 
     async fn asked(&self) {
