@@ -617,7 +617,7 @@ pub struct RebuildState {
     pub is_running: bool,
     /// How far the next generation is; of the last rebuild where it ended.
     pub done: Position,
-    /// How far the log was when it was looked at last.
+    /// How far the log was when it was looked at last; never less than `done`.
     pub total: Position,
     /// When it was asked for.
     pub started_at: Option<Timestamp>,

@@ -522,7 +522,7 @@ impl ViewOperator for MemoryViews {
         let mut rebuild = state.rebuild;
         if rebuild.is_running {
             rebuild.done = state.next.as_ref().map_or(Position::START, |rows| rows.checkpoint.position());
-            rebuild.total = rebuild.total.max(state.live.checkpoint.position());
+            rebuild.total = rebuild.total.max(rebuild.done).max(state.live.checkpoint.position());
         }
         Ok(rebuild)
     }

@@ -425,7 +425,7 @@ impl ViewOperator for SqliteViews {
         }
         let done = self.0.next().map_or(Position::START, |next| next.checkpoint().position());
         let total = Position(self.0.total.load(Ordering::Acquire)).max(self.0.live().checkpoint().position());
-        Ok(RebuildState { done, total, ..state })
+        Ok(RebuildState { done, total: total.max(done), ..state })
     }
 }
 

@@ -186,7 +186,7 @@ impl Meta {
         let (mut done, mut total) = (Position(unsigned(done)), Position(unsigned(total)));
         if running {
             done = self.next().map_or(Position::START, |next| next.at.position());
-            total = total.max(self.checkpoint().position());
+            total = total.max(done).max(self.checkpoint().position());
         }
         let time = |micros: Option<i64>| micros.map(Timestamp::from_micros);
         let (started_at, finished_at) = (time(started_at), time(finished_at));
