@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use testkit::processes::{Process, programs};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::app::{RECOVERY, Storage, TestApp};
 use crate::client::{Reply, answer, enc};
@@ -26,7 +27,24 @@ const REBUILT: Duration = Duration::from_secs(60);
 fn cold_keys(storage: Storage) -> usize {
     match storage {
         Storage::Memory | Storage::Embedded => 12_000,
-        Storage::Databases | Storage::Services => 800,
+        Storage::Databases | Storage::Services => 400,
+    }
+}
+
+/// How long writers and readers rest: the stand-in for a database takes little.
+fn rest(storage: Storage) -> Duration {
+    Duration::from_millis(match storage {
+        Storage::Memory | Storage::Embedded => 5,
+        Storage::Databases | Storage::Services => 25,
+    })
+}
+
+/// Full load on the stand-in for a database is for one test at a time.
+async fn alone(storage: Storage) -> Option<MutexGuard<'static, ()>> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    match storage {
+        Storage::Memory | Storage::Embedded => None,
+        Storage::Databases | Storage::Services => Some(TURN.lock().await),
     }
 }
 
@@ -104,7 +122,7 @@ impl<'a> Load<'a> {
             if self.over.load(Ordering::SeqCst) {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(rest(self.app.storage())).await;
         }
     }
 
@@ -142,6 +160,7 @@ impl<'a> Load<'a> {
             let reply = self.app.get("/v1/events/stats?interval=52w&by=category").await.status(200);
             assert_eq!(reply.json()["total"], self.cold / 10, "every event is counted once");
             self.reads.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(rest(self.app.storage())).await;
         }
     }
 
@@ -197,6 +216,7 @@ impl TestApp {
 }
 
 async fn nobody_notices_a_rebuild(storage: Storage) {
+    let _turn = alone(storage).await;
     let app = filled(storage).await;
     let state = app.rebuild_state().await;
     assert_eq!((&state["state"], &state["started_at"]), (&json!("idle"), &Value::Null), "{state}");
@@ -234,6 +254,7 @@ async fn nobody_notices_a_rebuild(storage: Storage) {
 
 /// `kill -9` again and again in the middle of it.
 async fn one_that_is_killed_goes_on(storage: Storage) {
+    let _turn = alone(storage).await;
     let mut app = filled(storage).await;
     app.rebuild(None).await.status(202);
     let mut kills = 0;
@@ -265,6 +286,7 @@ async fn one_that_is_killed_goes_on(storage: Storage) {
 /// Two projectors: it does not matter which is asked, and where the one that works is
 /// killed the other goes on.
 async fn another_goes_on(storage: Storage) {
+    let _turn = alone(storage).await;
     let mut app = filled(storage).await;
     let second = app.same_settings().program.executable(programs().join("projector-svc"));
     let second = second.start().await.unwrap();
