@@ -138,15 +138,17 @@ seconds=$(calc "$EPOCHREALTIME - $began")
 rate=$(calc "$count / $seconds")
 row project/rate "$rate" events/s "about $count events in $seconds s, from the process's start"
 row project/ratio "$(calc "$rate / $bulk")" "" "of bulk; wanted 0.8, or 5,000 events/s"
-half=$(calc "int($rate / 2)")
-"$BIN/load" paced --url "$WRITE" --rate "$half" --seconds "$TIME" >"$DIR/paced" 2>&1 &
-paced=$!
-sleep 1
-measure "$BIN/load" lag --url "$WRITE" --read "$READ" --seconds $((TIME - 2))
-wait "$paced" || { cat "$DIR/paced" >&2 && die "the load failed"; }
-row lag/load "$(sed -n 's/.*rate=\([0-9]*\).*/\1/p' "$DIR/paced")" commands/s "wanted half the projector's rate, $half"
-row lag/p50 "$(calc "${M[p50_us]} / 1000")" ms
-row lag/p99 "$(calc "${M[p99_us]} / 1000")" ms "wanted 250 at most"
+# Half of what is wanted, and half of what it can.
+for half in 2500 "$(calc "int($rate / 2)")"; do
+  "$BIN/load" paced --url "$WRITE" --rate "$half" --seconds "$TIME" >"$DIR/paced" 2>&1 &
+  paced=$!
+  sleep 1
+  measure "$BIN/load" lag --url "$WRITE" --read "$READ" --seconds $((TIME - 2))
+  wait "$paced" || { cat "$DIR/paced" >&2 && die "the load failed"; }
+  row lag/load "$(sed -n 's/.*rate=\([0-9]*\).*/\1/p' "$DIR/paced")" commands/s "of $half"
+  row lag/p50 "$(calc "${M[p50_us]} / 1000")" ms
+  row lag/p99 "$(calc "${M[p99_us]} / 1000")" ms "wanted 250 at most at half of 5,000"
+done
 
 say "idle"
 sleep 5
