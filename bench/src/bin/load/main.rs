@@ -34,8 +34,9 @@ const USAGE: &str = "usage: load <what> [--name value]...
   pages  --url R --what session|category|range|customer|name --count N --seconds S
            first pages of filtered lists among N events
   walk   --url R --pages N [--limit 50]  follows cursors; the first and the last hundred pages
-  rebuild --url U --read R --admin A --keys N --rate R [--connections 16] [--readers 2]
-           a rebuild while R single POSTs a second come in and GETs of N keys never pause
+  rebuild --url U --read R --admin A --keys N --rate R --dir D [--connections 16] [--readers 2]
+           a rebuild while R single POSTs a second come in, GETs of N keys never pause, and
+           bare durable writes go to a file in D
   fsync  --dir D --seconds S [--file written|sparse|grown] [--bytes 200]
            the disk's own append and fdatasync
   watch  --url U --metric NAME --seconds S   a counter of /metrics, lowest and highest second

@@ -1,11 +1,13 @@
 //! A rebuild of the views while commands and reads go on.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::disk::Beside;
 use crate::http::{self, Client};
 use crate::latency::Latencies;
 use crate::requests::{Writes, expect_success};
@@ -17,8 +19,8 @@ const BEFORE: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Asks for a rebuild under `--rate` single POSTs a second and readers that never pause;
-/// latencies are those from the request for it until it is done. Any status but a 2xx
-/// ends it with an error.
+/// latencies are those from the request for it until it is done, and beside them those
+/// of bare durable writes in the folder `--dir`. Any status but a 2xx ends it with an error.
 pub(crate) fn rebuild(arguments: &Arguments) -> Outcome {
     let connections: u32 = arguments.number_or("connections", 16)?;
     let pace = Duration::from_secs_f64(f64::from(connections) / arguments.number::<f64>("rate")?);
@@ -37,6 +39,7 @@ pub(crate) fn rebuild(arguments: &Arguments) -> Outcome {
     }
     let mut admin = Client::connect(arguments.text("admin")?)?;
     thread::sleep(BEFORE);
+    let beside = Beside::begin(Path::new(arguments.text("dir")?))?;
     begun.store(true, Ordering::Relaxed);
     let asked = Instant::now();
     expect_success(&admin.post("/rebuild", b"")?)?;
@@ -50,8 +53,9 @@ pub(crate) fn rebuild(arguments: &Arguments) -> Outcome {
     }
     let took = asked.elapsed();
     ended.store(true, Ordering::Relaxed);
-    let (posts, reads) = (together(posts)?, together(reads)?);
-    Ok(format!("BENCH seconds={:.3} {} {}", took.as_secs_f64(), prefixed("post", posts), prefixed("read", reads)))
+    let (posts, reads, beside) = (together(posts)?, together(reads)?, beside.end()?);
+    let figures = [prefixed("post", posts), prefixed("read", reads), prefixed("disk", beside)];
+    Ok(format!("BENCH seconds={:.3} {}", took.as_secs_f64(), figures.join(" ")))
 }
 
 fn together(threads: Vec<JoinHandle<io::Result<Latencies>>>) -> io::Result<Latencies> {
