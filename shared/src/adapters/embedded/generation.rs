@@ -911,8 +911,10 @@ impl Inner {
     /// Makes the indexes of texts, until the views are closed.
     fn index_texts(&self) {
         while !self.is_closing.load(Ordering::Acquire) {
+            let begun = std::time::Instant::now();
             match self.read_log(LogViews::index_some) {
-                Ok(true) => std::thread::yield_now(),
+                // Nobody waits for it, and what it writes holds up the projection.
+                Ok(true) => std::thread::park_timeout(begun.elapsed()),
                 Ok(false) => std::thread::park_timeout(RETRY),
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "texts could not be indexed; it is tried again");

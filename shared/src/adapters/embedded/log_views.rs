@@ -41,6 +41,10 @@ pub(super) const SEGMENT_EVENTS: u64 = 256 * 1024;
 /// Page cache of the writing connection and of each reading one, in KiB.
 const WRITER_CACHE_KIB: i64 = 128 * 1024;
 const READER_CACHE_KIB: i64 = 16 * 1024;
+/// Pages that gather in the file's own log before they go to their places: most of them
+/// are written again and again. And what is kept of that log's file.
+const CHECKPOINT_PAGES: i64 = 32_000;
+const JOURNAL_BYTES: i64 = 192 * 1024 * 1024;
 /// Reading connections that are kept open.
 const READERS: usize = 4;
 /// Statements that a connection keeps prepared: some for each segment.
@@ -431,8 +435,8 @@ fn connect(path: &Path, cache_kib: i64) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "cache_size", -cache_kib)?;
-    connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
-    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)

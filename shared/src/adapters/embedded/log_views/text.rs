@@ -16,7 +16,7 @@ use crate::domain::log_event::LogEvent;
 use crate::ports::StoreError;
 
 /// Events that are indexed in one transaction.
-const STEP: usize = 2_000;
+const STEP: usize = 500;
 /// With more events than this, the index of an order is walked instead.
 const FEW: u64 = 2_000;
 /// No more trigrams of a part are asked for.
