@@ -911,10 +911,11 @@ impl Inner {
     /// Makes the indexes of texts, until the views are closed.
     fn index_texts(&self) {
         while !self.is_closing.load(Ordering::Acquire) {
-            let begun = std::time::Instant::now();
+            let (begun, reached) = (std::time::Instant::now(), self.reached.get());
             match self.read_log(LogViews::index_some) {
-                // Nobody waits for it, and what it writes holds up the projection.
-                Ok(true) => std::thread::park_timeout(begun.elapsed()),
+                // Nobody waits for it, and its writing holds up the projection.
+                Ok(true) if self.reached.get() != reached => std::thread::park_timeout(begun.elapsed()),
+                Ok(true) => std::thread::yield_now(),
                 Ok(false) => std::thread::park_timeout(RETRY),
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "texts could not be indexed; it is tried again");
