@@ -5,15 +5,14 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::latency::Latencies;
 use crate::{Arguments, Outcome, http};
 
-/// How often `Beside` writes.
+/// How often `beside` writes.
 const PACE: Duration = Duration::from_millis(5);
 
 const FILE_LEN: u64 = 64 * 1024 * 1024;
@@ -65,36 +64,23 @@ fn prepare(file: &File, how: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Durable writes of its own beside what is measured: what the disk makes anyone wait
-/// meanwhile, who asks for nothing else.
-pub(crate) struct Beside {
-    ended: Arc<AtomicBool>,
-    writes: JoinHandle<io::Result<Latencies>>,
+/// A file to write to `beside` something else: allocated, in this folder, gone when it
+/// is closed.
+pub(crate) fn allocated(dir: &Path) -> io::Result<File> {
+    let path = dir.join("beside.probe");
+    let file = File::create_new(&path)?;
+    fs::remove_file(&path)?;
+    prepare(&file, "written")?;
+    Ok(file)
 }
 
-impl Beside {
-    /// Begins to write 200 bytes every 5 ms into an allocated file of this folder.
-    pub(crate) fn begin(dir: &Path) -> io::Result<Self> {
-        let path = dir.join("beside.probe");
-        let file = File::create(&path)?;
-        prepare(&file, "written")?;
-        fs::remove_file(&path)?;
-        let ended = Arc::new(AtomicBool::new(false));
-        let is_over = ended.clone();
-        Ok(Self { ended, writes: thread::spawn(move || write_beside(&file, &is_over)) })
-    }
-
-    /// How long the writes took, each counted from when it was due.
-    pub(crate) fn end(self) -> io::Result<Latencies> {
-        self.ended.store(true, Ordering::Relaxed);
-        self.writes.join().map_err(|_| http::invalid("a thread panicked".to_owned()))?
-    }
-}
-
-fn write_beside(file: &File, is_over: &AtomicBool) -> io::Result<Latencies> {
+/// Writes 200 bytes durably every 5 ms, until it is ended, beside what is measured: what
+/// the disk makes anyone wait meanwhile who asks for nothing else. Counted from when each
+/// was due.
+pub(crate) fn beside(file: &File, ended: &AtomicBool) -> io::Result<Latencies> {
     let mut latencies = Latencies::default();
     let (mut due, mut offset) = (Instant::now(), 0);
-    while !is_over.load(Ordering::Relaxed) {
+    while !ended.load(Ordering::Relaxed) {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         file.write_all_at(&[b'x'; 200], offset)?;
         file.sync_data()?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::disk::Beside;
+use crate::disk;
 use crate::http::{self, Client};
 use crate::latency::Latencies;
 use crate::requests::{Writes, expect_success};
@@ -39,7 +39,8 @@ pub(crate) fn rebuild(arguments: &Arguments) -> Outcome {
     }
     let mut admin = Client::connect(arguments.text("admin")?)?;
     thread::sleep(BEFORE);
-    let beside = Beside::begin(Path::new(arguments.text("dir")?))?;
+    let (file, is_over) = (disk::allocated(Path::new(arguments.text("dir")?))?, ended.clone());
+    let beside = thread::spawn(move || disk::beside(&file, &is_over));
     begun.store(true, Ordering::Relaxed);
     let asked = Instant::now();
     expect_success(&admin.post("/rebuild", b"")?)?;
@@ -53,7 +54,7 @@ pub(crate) fn rebuild(arguments: &Arguments) -> Outcome {
     }
     let took = asked.elapsed();
     ended.store(true, Ordering::Relaxed);
-    let (posts, reads, beside) = (together(posts)?, together(reads)?, beside.end()?);
+    let (posts, reads, beside) = (together(posts)?, together(reads)?, together(vec![beside])?);
     let figures = [prefixed("post", posts), prefixed("read", reads), prefixed("disk", beside)];
     Ok(format!("BENCH seconds={:.3} {}", took.as_secs_f64(), figures.join(" ")))
 }
