@@ -4,6 +4,7 @@
 pub mod embedded;
 #[cfg(feature = "esdb")]
 pub mod esdb;
+mod in_memory;
 pub mod memory;
 #[cfg(feature = "mongo")]
 pub mod mongo;

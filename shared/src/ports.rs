@@ -374,13 +374,29 @@ impl Order {
 
     /// Which of two places comes first.
     pub fn compare(self, a: &Place, b: &Place) -> Ordering {
+        self.ordered(a.key.cmp(&b.key), (a.id, a.number), (b.id, b.number))
+    }
+
+    /// Which of two events comes first.
+    pub fn compare_events(self, a: &LogEvent, b: &LogEvent) -> Ordering {
+        let keys = match self.by {
+            SortKey::Timestamp => a.members.timestamp.cmp(&b.members.timestamp),
+            SortKey::CreatedAt => a.created_at.cmp(&b.created_at),
+            SortKey::Name => a.members.name.cmp(&b.members.name),
+            SortKey::Category => a.members.category.cmp(&b.members.category),
+            SortKey::Number => a.number.cmp(&b.number),
+        };
+        self.ordered(keys, (a.id, a.number), (b.id, b.number))
+    }
+
+    fn ordered(self, keys: Ordering, a: (Uuid, u64), b: (Uuid, u64)) -> Ordering {
         let turned = |ordering: Ordering| if self.descending { ordering.reverse() } else { ordering };
         let ties = match self.ties {
-            Ties::Id => turned(a.id.cmp(&b.id)),
-            Ties::Number => a.number.cmp(&b.number),
-            Ties::NumberDescending => b.number.cmp(&a.number),
+            Ties::Id => turned(a.0.cmp(&b.0)),
+            Ties::Number => a.1.cmp(&b.1),
+            Ties::NumberDescending => b.1.cmp(&a.1),
         };
-        turned(a.key.cmp(&b.key)).then(ties)
+        turned(keys).then(ties)
     }
 }
 

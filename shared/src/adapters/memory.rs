@@ -388,19 +388,19 @@ impl LogReader for MemoryViews {
     }
 
     async fn session(&self, id: Uuid) -> Result<Seen<Option<Arc<Session>>>, StoreError> {
-        Ok(self.look(|rows| rows.session(id)))
+        Ok(self.look(|rows| rows.others.session(id)))
     }
 
     async fn sessions(&self, query: ListQuery) -> Result<Seen<Page<Arc<Session>>>, StoreError> {
-        Ok(self.look(|rows| rows.sessions(query)))
+        Ok(self.look(|rows| rows.others.sessions(query)))
     }
 
     async fn rejection(&self, number: u64) -> Result<Seen<Option<Arc<Rejection>>>, StoreError> {
-        Ok(self.look(|rows| rows.rejection(number)))
+        Ok(self.look(|rows| rows.others.rejection(number)))
     }
 
     async fn rejections(&self, query: ListQuery) -> Result<Seen<Page<Arc<Rejection>>>, StoreError> {
-        Ok(self.look(|rows| rows.rejections(query)))
+        Ok(self.look(|rows| rows.others.rejections(query)))
     }
 }
 

@@ -79,6 +79,9 @@ const CARRIED_IN_SWAP: usize = 16 * 1024;
 /// How long a swap waits for that.
 const SWAP_PATIENCE: std::time::Duration = std::time::Duration::from_millis(250);
 
+/// How long a replay waits for the event log's file to have all that was taken.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
 const CLOSED: StoreError = StoreError::Unavailable { what: "the views", source: None };
 const REBUILDING: StoreError =
     StoreError::Unavailable { what: "the read store, which is being rebuilt,", source: None };
@@ -123,6 +126,7 @@ struct Inner {
     /// Until the views are there, reads fail.
     filled_at: AtomicU64,
     carrier: Mutex<Option<JoinHandle<()>>>,
+    log_carrier: Mutex<Option<JoinHandle<()>>>,
     indexer: Mutex<Option<JoinHandle<()>>>,
     is_closing: AtomicBool,
 }
@@ -207,14 +211,16 @@ pub(super) fn open(place: Place) -> Result<(OneGeneration, Option<String>), Star
         newest: AtomicU64::new(if why.is_some() { 0 } else { position.max(end).0 }),
         filled_at: AtomicU64::new(filled_at),
         carrier: Mutex::default(),
+        log_carrier: Mutex::default(),
         indexer: Mutex::default(),
         is_closing: AtomicBool::new(false),
         place,
     });
-    let (carrier, indexer) = (inner.clone(), inner.clone());
+    let (carrier, log_carrier, indexer) = (inner.clone(), inner.clone(), inner.clone());
     let failed = |error| StartError::io(&inner.place.path, error);
     let start = |name: &str| std::thread::Builder::new().name(name.into());
     *inner.carrier.lock() = Some(start("views-writer").spawn(move || carrier.carry()).map_err(failed)?);
+    *inner.log_carrier.lock() = Some(start("log-views-writer").spawn(move || log_carrier.carry_log()).map_err(failed)?);
     *inner.indexer.lock() = Some(start("views-indexer").spawn(move || indexer.index_texts()).map_err(failed)?);
     let generation = OneGeneration(inner);
     if is_sound {
@@ -454,6 +460,7 @@ impl OneGeneration {
     /// Carries what is in memory to the files and closes them.
     pub(super) fn close(&self) {
         self.0.recent.close();
+        self.0.log_views.take_no_more();
         self.0.is_closing.store(true, Ordering::Release);
         if let Some(indexer) = self.0.indexer.lock().take() {
             indexer.thread().unpark();
@@ -461,10 +468,12 @@ impl OneGeneration {
                 tracing::error!("the thread that indexes the views panicked");
             }
         }
-        if let Some(carrier) = self.0.carrier.lock().take()
-            && carrier.join().is_err()
-        {
-            tracing::error!("the thread that writes the views panicked");
+        for carrier in [&self.0.carrier, &self.0.log_carrier] {
+            if let Some(carrier) = carrier.lock().take()
+                && carrier.join().is_err()
+            {
+                tracing::error!("a thread that writes the views panicked");
+            }
         }
         self.0.readers.lock().clear();
         if let Some(writer) = self.0.writer.lock().take()
@@ -480,6 +489,7 @@ impl OneGeneration {
         // What is being carried ends at the next transaction.
         self.0.edition.fetch_add(1, Ordering::AcqRel);
         self.0.recent.clear();
+        self.0.log_views.forget();
         self.close();
         for path in [&self.0.place.path, &self.0.place.log_path] {
             if let Err(error) = remove(path) {
@@ -543,8 +553,7 @@ impl OneGeneration {
         self.0.look(read)
     }
 
-    /// Takes changes: log events into their file, answers into memory, where they can
-    /// be read at once.
+    /// Takes changes into memory, where they can be read at once.
     pub(super) fn take(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
         self.0.take(from, changes, to)
     }
@@ -586,15 +595,16 @@ impl OneGeneration {
         if !at.has_reached(Position(instead.0.newest.load(Ordering::Acquire))) {
             return Ok(false);
         }
-        if self.0.recent.waiting() > CARRIED_IN_SWAP {
+        if self.0.recent.waiting() + self.0.log_views.waiting() > CARRIED_IN_SWAP {
             self.0.recent.flush(std::time::Duration::ZERO);
+            self.0.log_views.flush(std::time::Duration::ZERO);
             return Ok(false);
         }
         let asked = instead.0.recent.all_parked(None, usize::MAX).into_iter().filter(|parked| parked.replay);
         for parked in asked {
             self.ask_replay(Some(&parked.stream))?;
         }
-        if !self.0.recent.flush(SWAP_PATIENCE) {
+        if !self.0.recent.flush(SWAP_PATIENCE) || !self.0.log_views.flush(SWAP_PATIENCE) {
             return Ok(false);
         }
         // Nobody was shown more than the others had to show.
@@ -774,14 +784,13 @@ impl Inner {
         Ok(Seen { found, position })
     }
 
-    /// Writes the event log's part of changes.
-    fn take_log(&self, from: Checkpoint, changes: &[LogChange], to: Checkpoint) -> Result<(), StoreError> {
-        self.write_log(from, |log, writer| log.apply(writer, changes, to.position()))
-    }
-
-    /// Writes a row of the event log though the views have passed its place.
+    /// Writes a row of the event log though the views have passed its place. What they
+    /// took before is carried to the file first, so that the row goes where it would be.
     fn mend_log(&self, at: Checkpoint, change: &LogChange) -> Result<(), StoreError> {
-        self.write_log(at, |log, writer| log.mend(writer, change))
+        if !self.log_views.flush(PATIENCE) {
+            return Err(StoreError::Busy);
+        }
+        self.write_log(at, |log, writer| log.mend(writer, at.position(), change))
     }
 
     /// Makes durable how far the event log's file is, and all that is in it.
@@ -831,14 +840,14 @@ impl Inner {
         Ok(page)
     }
 
-    /// Takes changes: log events into their file, answers into memory, where they can
-    /// be read at once.
+    /// Takes changes into memory, where they can be read at once.
     fn take(&self, from: Checkpoint, changes: Changes, to: Checkpoint) -> Result<(), StoreError> {
         let Changes { answers: mut changes, log, parked } = changes;
         let newest = changes.iter().map(|change| change.position).chain(log.iter().map(LogChange::position)).max();
         self.newest.fetch_max(newest.unwrap_or_default().0, Ordering::AcqRel);
         if !log.is_empty() {
-            self.take_log(from, &log, to)?;
+            let is_its_place = || Checkpoint::at(self.recent.position()) == from;
+            taken(self.log_views.put(log, to.position(), is_its_place))?;
         }
         let seen = Checkpoint::at(Position(self.reached.get()));
         changes.retain(|change| !seen.has_reached(change.position));
@@ -902,6 +911,22 @@ impl Inner {
                 Err(error @ StoreError::Corrupt { .. }) => self.rebuild(edition, &error),
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "the views could not be written; it is tried again");
+                    std::thread::sleep(RETRY);
+                }
+            }
+        }
+    }
+
+    /// Carries the event log's rows to their file, until the views are closed.
+    fn carry_log(&self) {
+        loop {
+            let edition = self.edition.load(Ordering::Acquire);
+            match self.log_views.carry_next() {
+                None => return,
+                Some(Ok(())) => {}
+                Some(Err(error @ StoreError::Corrupt { .. })) => self.rebuild(edition, &error),
+                Some(Err(error)) => {
+                    tracing::warn!(error = %error.chain(), "the views of the event log could not be written; it is tried again");
                     std::thread::sleep(RETRY);
                 }
             }

@@ -1,8 +1,9 @@
-//! The event log's half of the views: a SQLite file of its own.
+//! The event log's half of the views: a SQLite file of its own, and in memory what is not
+//! in the file yet (`young`).
 //!
-//! A batch of changes is one transaction, together with the position that it leads
-//! to, so the file is never torn and can be read right away. It is not synced: a power
-//! cut may take its last transactions, and then projecting resumes where it is.
+//! A load of changes is one transaction, together with the position that it leads
+//! to, so the file is never torn. It is not synced: a power cut may take its last
+//! transactions, and then projecting resumes where it is.
 
 mod condition;
 mod counts;
@@ -13,10 +14,12 @@ mod segments;
 mod snapshot;
 mod tables;
 mod text;
+mod young;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags, params};
@@ -25,11 +28,14 @@ use uuid::Uuid;
 use self::segments::{Segment, of_number};
 use self::snapshot::{Reader, Snapshot};
 use self::text::Indexing;
+use self::young::{Load, Young};
 use super::generation::{failed, make, remove, size};
+use super::recent::Taken;
+use crate::adapters::in_memory::rejection_size;
 use crate::domain::filter::Filter;
-use crate::domain::log_event::{Rejection, Session};
+use crate::domain::log_event::{LogEvent, Rejection, Session};
 use crate::domain::projection::{EventChange, LogChange};
-use crate::domain::stream::Position;
+use crate::domain::stream::{Position, Revision};
 use crate::ports::{
     EventRef, EventsPage, EventsQuery, ListQuery, LogId, Page, Record, StatsQuery, StatsRow, StoreError,
 };
@@ -38,6 +44,8 @@ use crate::ports::{
 const FORMAT: i64 = 1;
 /// Events in a segment.
 pub(super) const SEGMENT_EVENTS: u64 = 256 * 1024;
+/// Loads that may gather while a segment fills.
+const LOADS: u64 = 4;
 /// Page cache of the writing connection and of each reading one, in KiB.
 const WRITER_CACHE_KIB: i64 = 128 * 1024;
 const READER_CACHE_KIB: i64 = 16 * 1024;
@@ -59,6 +67,8 @@ pub(super) struct LogViews {
     path: PathBuf,
     log: LogId,
     segment_events: u64,
+    /// What is not in the file yet.
+    young: Young,
     /// None once the views are closed, or when they could not be made anew.
     writer: Mutex<Option<Writer>>,
     readers: Mutex<Vec<Reader>>,
@@ -136,6 +146,7 @@ impl LogViews {
             path: path.into(),
             log,
             segment_events,
+            young: Young::new(Position(position), usize::try_from(segment_events / LOADS).unwrap_or(usize::MAX).max(1)),
             writer: Mutex::new(writer),
             readers: Mutex::default(),
             edition: AtomicU64::new(0),
@@ -158,20 +169,56 @@ impl LogViews {
         self.writer.lock()
     }
 
-    /// Writes changes in the order of the log, but those that the file has seen.
-    pub(super) fn apply(
-        &self,
-        writer: &mut Option<Writer>,
-        changes: &[LogChange],
-        to: Position,
-    ) -> Result<(), StoreError> {
-        let writer = writer.as_mut().ok_or(CLOSED)?;
-        let unseen = changes.partition_point(|change| change.position() <= writer.position);
-        if to <= writer.position {
+    /// Takes changes in the order of the log, but those that have been taken, to be read at
+    /// once; waits while too much has gathered. Whether the views are where the changes
+    /// begin is asked when nobody can empty them.
+    pub(super) fn put(&self, changes: Vec<LogChange>, to: Position, is_its_place: impl FnOnce() -> bool) -> Taken {
+        let is_its_place = || {
+            let is_its_place = is_its_place();
+            if is_its_place {
+                self.covered.fetch_max(to.0, Ordering::AcqRel);
+            }
+            is_its_place
+        };
+        self.young.put(changes, to, is_its_place)
+    }
+
+    /// Carries the next load to the file, once it is worth it; none when all is carried and
+    /// the views are closed. A load that could not be carried is the next one again.
+    pub(super) fn carry_next(&self) -> Option<Result<(), StoreError>> {
+        // Before the load is taken: when the file is made anew, what is in memory goes first.
+        let edition = self.edition.load(Ordering::Acquire);
+        let load = self.young.next_load()?;
+        Some(self.carry(&load, edition))
+    }
+
+    /// Carries a load to the file, unless that was made anew since an edition.
+    fn carry(&self, load: &Arc<Load>, edition: u64) -> Result<(), StoreError> {
+        let mut writer = self.lock();
+        if self.edition.load(Ordering::Acquire) != edition {
             return Ok(());
         }
-        self.covered.fetch_max(to.0, Ordering::AcqRel);
-        writer.write(to, |batch| changes[unseen..].iter().try_for_each(|change| batch.write(change)))
+        let writer = writer.as_mut().ok_or(CLOSED)?;
+        if load.to() > writer.position {
+            writer.write(load.to(), |batch| batch.carry(load))?;
+        }
+        self.young.carried(load);
+        Ok(())
+    }
+
+    /// Waits a while until all is in the file; whether it is.
+    pub(super) fn flush(&self, patience: Duration) -> bool {
+        self.young.flush(patience)
+    }
+
+    /// How many changes are not in the file.
+    pub(super) fn waiting(&self) -> usize {
+        self.young.waiting()
+    }
+
+    /// Forgets what is not in the file.
+    pub(super) fn forget(&self) {
+        self.young.clear();
     }
 
     /// Makes some more of the indexes of texts; whether there is more to do.
@@ -181,20 +228,26 @@ impl LogViews {
         text::index_some(connection, segments, indexing)
     }
 
-    /// Notes that there are no changes up to a position.
+    /// Notes that there are no changes up to a position but those that are in the file, if
+    /// that is so.
     pub(super) fn advance(&self, writer: &mut Option<Writer>, to: Position) -> Result<(), StoreError> {
-        self.apply(writer, &[], to)
+        let writer = writer.as_mut().ok_or(CLOSED)?;
+        if to <= writer.position || !self.young.is_carried(to) {
+            return Ok(());
+        }
+        writer.write(to, |_| Ok(()))
     }
 
     /// Writes the row of one event that was passed over when its turn was, durably. The
-    /// views are behind it already and stay where they are.
-    pub(super) fn mend(&self, writer: &mut Option<Writer>, change: &LogChange) -> Result<(), StoreError> {
+    /// views are at a place behind it, and all that was taken is in the file.
+    pub(super) fn mend(&self, writer: &mut Option<Writer>, at: Position, change: &LogChange) -> Result<(), StoreError> {
         let writer = writer.as_mut().ok_or(CLOSED)?;
-        writer.durably(|writer| writer.write(writer.position, |batch| batch.mend(change)))
+        self.covered.fetch_max(at.0, Ordering::AcqRel);
+        writer.durably(|writer| writer.write(at.max(writer.position), |batch| batch.mend(change)))
     }
 
-    /// Notes that there are no changes up to a position, and makes all that is in the
-    /// file durable.
+    /// Makes all that was taken durable, up to a position behind which there is no more;
+    /// it is in the file already.
     pub(super) fn sync(&self, writer: &mut Option<Writer>, to: Position) -> Result<(), StoreError> {
         let writer = writer.as_mut().ok_or(CLOSED)?;
         self.covered.fetch_max(to.0, Ordering::AcqRel);
@@ -209,11 +262,17 @@ impl LogViews {
     /// Empties the file.
     pub(super) fn recreate(&self, writer: &mut Option<Writer>) -> rusqlite::Result<()> {
         *writer = None;
+        self.young.clear();
         self.edition.fetch_add(1, Ordering::AcqRel);
         self.readers.lock().clear();
         *writer = Some(Writer::create(&self.path, self.log, self.segment_events)?);
         self.covered.store(0, Ordering::Release);
         Ok(())
+    }
+
+    /// Takes no more; what was taken is still carried.
+    pub(super) fn take_no_more(&self) {
+        self.young.close();
     }
 
     pub(super) fn close(&self) {
@@ -225,8 +284,10 @@ impl LogViews {
         }
     }
 
-    /// Runs a read on a connection of the pool.
+    /// Runs a read on a connection of the pool, and on what is in memory.
     fn read<T>(&self, read: impl FnOnce(&mut Snapshot<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        // Memory first: what leaves it meanwhile is in the file then.
+        let look = self.young.look();
         let now = self.edition.load(Ordering::Acquire);
         let pooled = self.readers.lock().pop().filter(|reader| reader.edition == now);
         let reader = match pooled {
@@ -235,7 +296,7 @@ impl LogViews {
                 .and_then(|connection| Reader::new(connection, now))
                 .map_err(failed)?,
         };
-        let found = read(&mut Snapshot::new(&reader)?)?;
+        let found = read(&mut Snapshot::new(&reader, look)?)?;
         let mut readers = self.readers.lock();
         if readers.len() < READERS && self.edition.load(Ordering::Acquire) == now {
             readers.push(reader);
@@ -244,6 +305,11 @@ impl LogViews {
     }
 
     pub(super) fn event(&self, which: EventRef) -> Result<Option<Record>, StoreError> {
+        if let EventRef::Id(id) = which
+            && let Some(change) = self.young.find(id)
+        {
+            return Ok(page::of_change(&change).map(|(record, _)| record));
+        }
         self.read(|snapshot| {
             let number = match which {
                 EventRef::Number(number) => Some(number),
@@ -270,20 +336,30 @@ impl LogViews {
         self.read(|snapshot| lists::changes(snapshot, after, to, limit))
     }
 
-    pub(super) fn session(&self, id: Uuid) -> Result<Option<Session>, StoreError> {
-        self.read(|snapshot| lists::session(snapshot.connection(), id))
+    pub(super) fn session(&self, id: Uuid) -> Result<Option<Arc<Session>>, StoreError> {
+        match self.young.session(id) {
+            Some(session) => Ok(Some(session)),
+            None => self.read(|snapshot| Ok(lists::session(snapshot.connection(), id)?.map(Arc::new))),
+        }
     }
 
     pub(super) fn sessions(&self, query: ListQuery) -> Result<Page<Arc<Session>>, StoreError> {
-        self.read(|snapshot| lists::sessions(snapshot.connection(), query))
+        let mut pages = self.young.sessions(query);
+        pages.push(self.read(|snapshot| lists::sessions(snapshot.connection(), query))?);
+        Ok(lists::merge(pages, query, |session| (session.created_at, session.id), |_| 0))
     }
 
-    pub(super) fn rejection(&self, number: u64) -> Result<Option<Rejection>, StoreError> {
-        self.read(|snapshot| lists::rejection(snapshot.connection(), number))
+    pub(super) fn rejection(&self, number: u64) -> Result<Option<Arc<Rejection>>, StoreError> {
+        match self.young.rejection(number) {
+            Some(rejection) => Ok(Some(rejection)),
+            None => self.read(|snapshot| Ok(lists::rejection(snapshot.connection(), number)?.map(Arc::new))),
+        }
     }
 
     pub(super) fn rejections(&self, query: ListQuery) -> Result<Page<Arc<Rejection>>, StoreError> {
-        self.read(|snapshot| lists::rejections(snapshot.connection(), query))
+        let mut pages = self.young.rejections(query);
+        pages.push(self.read(|snapshot| lists::rejections(snapshot.connection(), query))?);
+        Ok(lists::merge(pages, query, |rejection| (rejection.created_at, rejection.id), rejection_size))
     }
 
     /// Reads every row and checks its checksum; some at a time, so that the file's own
@@ -359,12 +435,44 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    fn carry(&mut self, load: &Load) -> Result<(), StoreError> {
+        load.recorded().try_for_each(|change| self.put_new(change))?;
+        load.changed().try_for_each(|change| self.put(change))?;
+        load.others().all_sessions().try_for_each(|session| tables::insert_session(self.connection, session))?;
+        load.others().all_rejections().try_for_each(|rejection| tables::insert_rejection(self.connection, rejection))
+    }
+
     fn write(&mut self, change: &LogChange) -> Result<(), StoreError> {
         match change {
             LogChange::Event(change) => self.put(change),
             LogChange::Session(session) => tables::insert_session(self.connection, session),
             LogChange::Rejection(rejection) => tables::insert_rejection(self.connection, rejection),
         }
+    }
+
+    /// Puts an event that was recorded behind all that is there, as it is since.
+    fn put_new(&mut self, change: &EventChange) -> Result<(), StoreError> {
+        let EventChange { id, number, event, revision, position } = change;
+        if *number != position.0 {
+            tables::insert_amended(self.connection, *position, *number, *id, *revision, event.is_none())?;
+        }
+        let Some(event) = event else { return Ok(()) };
+        let at = self.segment_of(*number, true)?;
+        self.insert(at, event, *revision, *position)
+    }
+
+    fn insert(
+        &mut self,
+        at: usize,
+        event: &LogEvent,
+        revision: Revision,
+        position: Position,
+    ) -> Result<(), StoreError> {
+        let segment = &mut self.segments[at];
+        tables::insert_event(self.connection, segment.ordinal, event, revision, position)?;
+        segment.count += 1;
+        segment.reach(event.members.timestamp, event.created_at);
+        Ok(())
     }
 
     fn put(&mut self, change: &EventChange) -> Result<(), StoreError> {
@@ -376,12 +484,7 @@ impl Batch<'_> {
             segment.count -= tables::remove_event(self.connection, segment.ordinal, *number)?;
             tables::insert_amended(self.connection, *position, *number, *id, *revision, event.is_none())?;
         }
-        if let Some(event) = event {
-            tables::insert_event(self.connection, segment.ordinal, event, *revision, *position)?;
-            segment.count += 1;
-            segment.reach(event.members.timestamp, event.created_at);
-        }
-        Ok(())
+        event.as_ref().map_or(Ok(()), |event| self.insert(at, event, *revision, *position))
     }
 
     /// As `write`, of a change that stands among those that are there: it begins no
@@ -403,10 +506,7 @@ impl Batch<'_> {
         } else if removed == 0 {
             text::index_one(self.connection, segment, self.indexing, event)?;
         }
-        tables::insert_event(self.connection, segment.ordinal, event, *revision, *position)?;
-        segment.count += 1;
-        segment.reach(event.members.timestamp, event.created_at);
-        Ok(())
+        self.insert(at, event, *revision, *position)
     }
 
     /// Where the event with a number belongs. A recording behind a full segment begins

@@ -18,11 +18,11 @@ use crate::ports::Checkpoint;
 /// A load is taken away when it has this many rows or bytes, or is this old.
 const LOAD_ROWS: usize = 256 * 1024;
 const LOAD_BYTES: usize = 48 * 1024 * 1024;
-const LOAD_AGE: Duration = Duration::from_secs(1);
+pub(super) const LOAD_AGE: Duration = Duration::from_secs(1);
 /// While rows come faster than this many in that time, they gather longer: the more
 /// of them fall on a page of the file, the fewer pages are written.
-const MANY_ROWS: usize = 4 * 1024;
-const LONG_LOAD_AGE: Duration = Duration::from_secs(5);
+pub(super) const MANY_ROWS: usize = 4 * 1024;
+pub(super) const LONG_LOAD_AGE: Duration = Duration::from_secs(5);
 /// What a row takes beside its texts, about.
 const ROW_BYTES: usize = 128;
 

@@ -293,7 +293,7 @@ impl LogReader for SqliteViews {
     }
 
     async fn session(&self, id: Uuid) -> Result<Seen<Option<Arc<Session>>>, StoreError> {
-        self.0.live().look(|log| Ok(log.session(id)?.map(Arc::new)))
+        self.0.live().look(|log| log.session(id))
     }
 
     async fn sessions(&self, query: ListQuery) -> Result<Seen<Page<Arc<Session>>>, StoreError> {
@@ -301,7 +301,7 @@ impl LogReader for SqliteViews {
     }
 
     async fn rejection(&self, number: u64) -> Result<Seen<Option<Arc<Rejection>>>, StoreError> {
-        self.0.live().look(|log| Ok(log.rejection(number)?.map(Arc::new)))
+        self.0.live().look(|log| log.rejection(number))
     }
 
     async fn rejections(&self, query: ListQuery) -> Result<Seen<Page<Arc<Rejection>>>, StoreError> {

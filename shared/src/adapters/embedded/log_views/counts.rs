@@ -9,7 +9,9 @@ use super::condition::Sql;
 use super::plan::{self, Plan};
 use super::segments::{Segment, Span};
 use super::snapshot::Snapshot;
+use super::{page, tables::signed};
 use crate::domain::filter::{Field, Filter};
+use crate::domain::log_event::LogEvent;
 use crate::domain::time::Timestamp;
 use crate::ports::{StatsQuery, StatsRow, StoreError};
 
@@ -25,43 +27,76 @@ pub(super) fn count(snapshot: &mut Snapshot<'_>, filter: &Filter) -> Result<u64,
         }
         for value in plan.values() {
             snapshot.renew_if_old()?;
-            let sql = statement("count(*)", segment, &plan, value, Sql::default());
+            let sql = statement("count(*)", segment, &plan, value, snapshot, Sql::default());
             count += snapshot.query(&sql, |row| row.get::<_, u64>(0))?.into_iter().sum::<u64>();
         }
     }
-    Ok(count)
+    let look = snapshot.look();
+    let matches = |event: &LogEvent| filter.matches(event);
+    for number in look.replaced() {
+        let stored = page::stored(snapshot, number)?;
+        count = count.saturating_sub(u64::from(stored.is_some_and(|(stored, _)| matches(&stored.event))));
+    }
+    Ok(count + look.events().filter(|change| change.event.as_deref().is_some_and(matches)).count() as u64)
 }
 
 /// How many match in each time bucket with each value of a member.
 pub(super) fn stats(snapshot: &mut Snapshot<'_>, query: &StatsQuery) -> Result<Option<Vec<StatsRow>>, StoreError> {
     let plan = Plan::new(&query.filter);
-    let segments = snapshot.segments()?;
-    let mut rows = BTreeMap::new();
+    let (segments, look) = (snapshot.segments()?, snapshot.look());
+    let replaced = look.replaced();
+    let mut rows = BTreeMap::<_, u64>::new();
     for segment in segments.iter().filter(|segment| plan.concerns(segment)) {
         for value in plan.values() {
             snapshot.renew_if_old()?;
             let mut sql = Sql::default();
             let interval = sql.bind(query.interval);
             let wanted = format!("bucket(timestamp, {interval}), {}, count(*)", query.by.name());
-            let mut sql = statement(&wanted, segment, &plan, value, sql);
+            let mut sql = statement(&wanted, segment, &plan, value, snapshot, sql);
             // One more than is asked for: so that it is known to be too many.
-            let limit = sql.bind(i64::try_from(query.limit).unwrap_or(i64::MAX).saturating_add(1));
+            let limit = query.limit.saturating_add(replaced.len()).saturating_add(1);
+            let limit = sql.bind(i64::try_from(limit).unwrap_or(i64::MAX));
             sql.push(&format!(" GROUP BY 1, 2 LIMIT {limit}"));
             for (start, value, count) in snapshot.query(&sql, |row| {
                 Ok((Timestamp::from_micros(row.get(0)?), text(&query.by, row.get_ref(1)?), row.get::<_, u64>(2)?))
             })? {
                 *rows.entry((start, value)).or_default() += count;
             }
-            if rows.len() > query.limit {
+            if rows.len() > query.limit.saturating_add(replaced.len()) {
                 return Ok(None);
             }
         }
+    }
+    let key = |event: &LogEvent| {
+        let bucket = event.members.timestamp.micros().div_euclid(query.interval);
+        (Timestamp::from_micros(bucket.saturating_mul(query.interval)), query.by.text_of(event))
+    };
+    for number in replaced {
+        let stored = page::stored(snapshot, number)?.map(|(stored, _)| stored.event);
+        if let Some(stored) = stored.filter(|stored| query.filter.matches(stored)) {
+            rows.entry(key(&stored)).and_modify(|count| *count = count.saturating_sub(1));
+        }
+    }
+    for event in look.events().filter_map(|change| change.event.as_deref()).filter(|event| query.filter.matches(event))
+    {
+        *rows.entry(key(event)).or_default() += 1;
+    }
+    rows.retain(|_, count| *count > 0);
+    if rows.len() > query.limit {
+        return Ok(None);
     }
     let rows = rows.into_iter().map(|((start, value), count)| StatsRow { start, value, count });
     Ok(Some(rows.collect()))
 }
 
-fn statement(wanted: &str, segment: &Segment, plan: &Plan, value: Option<&Value>, mut sql: Sql) -> Sql {
+fn statement(
+    wanted: &str,
+    segment: &Segment,
+    plan: &Plan,
+    value: Option<&Value>,
+    snapshot: &Snapshot<'_>,
+    mut sql: Sql,
+) -> Sql {
     let ordinal = segment.ordinal;
     let trigrams = plan.trigrams.as_ref().filter(|_| segment.has_text && plan.equality.is_none());
     let index = match &plan.equality {
@@ -74,6 +109,11 @@ fn statement(wanted: &str, segment: &Segment, plan: &Plan, value: Option<&Value>
     sql.equality(plan, value);
     if let Some(trigrams) = trigrams {
         sql.has_trigrams(ordinal, trigrams);
+    }
+    if let Some(end) = snapshot.end() {
+        // A later view of the file may hold what is looked at in memory, too.
+        let end = sql.bind(signed(end.0));
+        sql.push(&format!("number <= {end} AND "));
     }
     let rest = sql.condition(&plan.rest);
     sql.push(&rest);

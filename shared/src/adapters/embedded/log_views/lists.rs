@@ -7,14 +7,16 @@ use rusqlite::{Connection, Row, params, params_from_iter};
 use uuid::Uuid;
 
 use super::super::generation::failed;
-use super::page::record;
+use super::page::stored;
 use super::segments::of_number;
 use super::snapshot::Snapshot;
 use super::tables::{check, damaged, read_rejection, read_session, signed};
 use crate::adapters::PAGE_BYTES;
+use crate::adapters::in_memory::{shorten, size_of};
 use crate::domain::log_event::{Rejection, Session};
 use crate::domain::projection::EventChange;
 use crate::domain::stream::{Position, Revision};
+use crate::domain::time::Timestamp;
 use crate::ports::{ListQuery, Page, Record, StoreError};
 
 /// The latest changes from behind one position up to another, in order.
@@ -24,23 +26,36 @@ pub(super) fn changes(
     to: Position,
     limit: usize,
 ) -> Result<Vec<EventChange>, StoreError> {
-    let mut latest = amended(snapshot, after, to, limit)?;
-    latest.extend(recorded(snapshot, after, to, limit)?);
+    let look = snapshot.look();
+    // Of what is in the file so much may be out of date.
+    let stored = limit.saturating_add(look.replaced().len());
+    let mut latest = amended(snapshot, after, to, stored)?;
+    latest.extend(recorded(snapshot, after, to, stored)?);
+    latest.retain(|latest| look.find(latest.number).is_none());
     latest.sort_unstable_by_key(|latest| latest.position);
+    let mut latest = latest.into_iter().peekable();
+    let mut young = look.changes(after, to).into_iter().peekable();
     let (mut changes, mut bytes) = (Vec::new(), 0);
-    for Latest { position, number, deleted } in latest.into_iter().take(limit) {
-        if let Some((id, revision)) = deleted {
-            changes.push(EventChange { id, number, event: None, revision, position });
-            continue;
-        }
-        let (Record { event, revision, .. }, size) = record(snapshot, number)?.ok_or_else(damaged)?;
+    while changes.len() < limit {
+        let is_stored = match (latest.peek(), young.peek()) {
+            (None, None) => break,
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (Some(latest), Some(young)) => latest.position < young.position,
+        };
+        let next = if is_stored { latest.next().map(|next| next.change(snapshot)) } else { young.next().map(of_young) };
+        let Some((change, size)) = next.transpose()? else { break };
         bytes += size;
         if bytes > PAGE_BYTES && !changes.is_empty() {
             break;
         }
-        changes.push(EventChange { id: event.id, number, event: Some(event), revision, position });
+        changes.push(change);
     }
     Ok(changes)
+}
+
+fn of_young(change: &EventChange) -> Result<(EventChange, usize), StoreError> {
+    Ok((change.clone(), change.event.as_deref().map_or(0, size_of)))
 }
 
 /// Where the latest change of an event stands.
@@ -49,6 +64,18 @@ struct Latest {
     number: u64,
     /// What was deleted, and the revision of that.
     deleted: Option<(Uuid, Revision)>,
+}
+
+impl Latest {
+    /// What it is, and about how many bytes it takes.
+    fn change(self, snapshot: &mut Snapshot<'_>) -> Result<(EventChange, usize), StoreError> {
+        let Self { position, number, deleted } = self;
+        if let Some((id, revision)) = deleted {
+            return Ok((EventChange { id, number, event: None, revision, position }, 0));
+        }
+        let (Record { event, revision, .. }, size) = stored(snapshot, number)?.ok_or_else(damaged)?;
+        Ok((EventChange { id: event.id, number, event: Some(event), revision, position }, size))
+    }
 }
 
 /// Events that were never amended: their integer ids are their positions.
@@ -125,6 +152,30 @@ pub(super) fn rejection(connection: &Connection, number: u64) -> Result<Option<R
 pub(super) fn rejections(connection: &Connection, query: ListQuery) -> Result<Page<Arc<Rejection>>, StoreError> {
     let sql = "SELECT number, id, created_at, message, data, checksum FROM rejections";
     list(connection, sql, query, read_rejection)
+}
+
+/// One page of several of the same order, each of which begins where it begins; what is in
+/// two of them is there once.
+pub(super) fn merge<T>(
+    pages: Vec<Page<Arc<T>>>,
+    query: ListQuery,
+    key: impl Fn(&T) -> (Timestamp, Uuid),
+    size: impl Fn(&T) -> usize,
+) -> Page<Arc<T>> {
+    let in_order = |one: &(Timestamp, Uuid), other: &(Timestamp, Uuid)| {
+        if query.descending { other.cmp(one) } else { one.cmp(other) }
+    };
+    // Behind the end of a page that has more, what it lacks could come next.
+    let ends = pages.iter().filter(|page| page.more).filter_map(|page| page.found.last());
+    let end = ends.map(|last| key(last)).min_by(in_order);
+    let mut found: Vec<_> = pages.into_iter().flat_map(|page| page.found).collect();
+    found.sort_by(|one, other| in_order(&key(one), &key(other)));
+    found.dedup_by(|one, other| key(one) == key(other));
+    if let Some(end) = end {
+        found.retain(|item| in_order(&key(item), &end).is_le());
+    }
+    let is_cut = shorten(&mut found, query.limit, |item| size(item));
+    Page { found, more: is_cut || end.is_some() }
 }
 
 /// A page of what is ordered by time of recording and id.

@@ -3,10 +3,12 @@
 //! Each source (a segment, and where several values will do, one of them) gives its
 //! events in order, some at a time and from a place on; the one whose next event
 //! comes first is taken from. Nothing is held open between, so that a long walk
-//! can let go of its view of the file now and then.
+//! can let go of its view of the file now and then. What is not in the file is a source
+//! that gives all it has at once.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 
 use rusqlite::Row;
 use rusqlite::types::Value;
@@ -19,7 +21,11 @@ use super::segments::{Segment, Span, of_number};
 use super::snapshot::Snapshot;
 use super::tables::{EVENT_COLUMNS, read_event, signed};
 use super::text;
+use super::young::Look;
 use crate::adapters::PAGE_BYTES;
+use crate::adapters::in_memory::size_of;
+use crate::domain::log_event::LogEvent;
+use crate::domain::projection::EventChange;
 use crate::domain::time::Timestamp;
 use crate::ports::{EventsPage, EventsQuery, From, Order, Place, Record, SortKey, Sorted, StoreError, Ties};
 
@@ -35,7 +41,8 @@ pub(super) fn page(snapshot: &mut Snapshot<'_>, query: &EventsQuery) -> Result<E
         From::Behind(place) => (Some(place), 0),
         From::Skip(count) => (None, *count),
     };
-    let mut walk = Walk::new(&plan, query.order, behind, &snapshot.segments()?);
+    let mut walk = Walk::new(&plan, query.order, behind, &snapshot.segments()?, snapshot.look());
+    walk.add_young(query, skip);
     for _ in 0..skip {
         if walk.next(snapshot)?.is_none() {
             break;
@@ -60,8 +67,23 @@ pub(super) fn page(snapshot: &mut Snapshot<'_>, query: &EventsQuery) -> Result<E
     Ok(EventsPage { events, more: false })
 }
 
+/// An event as a change leaves it, and about how many bytes it takes.
+pub(super) fn of_change(change: &EventChange) -> Option<(Record, usize)> {
+    let event = change.event.clone()?;
+    let bytes = size_of(&event);
+    Some((Record { event, revision: change.revision, position: change.position }, bytes))
+}
+
 /// The event with an integer id, and about how many bytes it takes.
 pub(super) fn record(snapshot: &mut Snapshot<'_>, number: u64) -> Result<Option<(Record, usize)>, StoreError> {
+    match snapshot.look().find(number) {
+        Some(change) => Ok(of_change(change)),
+        None => stored(snapshot, number),
+    }
+}
+
+/// The event with an integer id as it is in the file.
+pub(super) fn stored(snapshot: &mut Snapshot<'_>, number: u64) -> Result<Option<(Record, usize)>, StoreError> {
     let segments = snapshot.segments()?;
     let Some(at) = of_number(&segments, number) else { return Ok(None) };
     let sql = format!("SELECT {EVENT_COLUMNS} FROM events_{} WHERE number = ?1", segments[at].ordinal);
@@ -90,10 +112,12 @@ struct Walk<'a> {
     behind: Option<Place>,
     sources: Vec<Source<'a>>,
     heads: BinaryHeap<Head>,
+    look: Arc<Look>,
 }
 
 struct Source<'a> {
-    ordinal: usize,
+    /// None where it is not in the file.
+    ordinal: Option<usize>,
     /// Whether events are looked up by their trigrams; none until that is decided.
     by_text: Option<bool>,
     value: Option<&'a Value>,
@@ -165,8 +189,9 @@ impl PartialEq for Head {
 impl Eq for Head {}
 
 impl<'a> Walk<'a> {
-    fn new(plan: &'a Plan, order: Order, behind: Option<&Place>, segments: &[Segment]) -> Self {
-        let mut walk = Self { plan, order, behind: behind.cloned(), sources: Vec::new(), heads: BinaryHeap::new() };
+    fn new(plan: &'a Plan, order: Order, behind: Option<&Place>, segments: &[Segment], look: Arc<Look>) -> Self {
+        let (sources, heads) = (Vec::new(), BinaryHeap::new());
+        let mut walk = Self { plan, order, behind: behind.cloned(), sources, heads, look };
         let concerned = |segment: &&Segment| plan.concerns(segment) && is_behind(order, segment, behind);
         for segment in segments.iter().filter(concerned) {
             for value in plan.values() {
@@ -180,6 +205,14 @@ impl<'a> Walk<'a> {
         walk
     }
 
+    /// Adds what is not in the file, as much of it as can be asked for.
+    fn add_young(&mut self, query: &EventsQuery, skip: u64) {
+        let found = young_places(&self.look, query, skip);
+        let source = self.sources.len();
+        self.sources.push(Source::young(found));
+        self.heads.push(Head { source, best: None, place: None, order: self.order });
+    }
+
     /// The next place.
     fn next(&mut self, snapshot: &mut Snapshot<'_>) -> Result<Option<Place>, StoreError> {
         while let Some(Head { source: number, place, .. }) = self.heads.pop() {
@@ -190,12 +223,35 @@ impl<'a> Walk<'a> {
             if let Some(next) = source.found.pop_front() {
                 self.heads.push(Head { source: number, best: None, place: Some(next), order: self.order });
             }
-            if place.is_some() {
-                return Ok(place);
+            let is_stored = source.ordinal.is_some();
+            match place {
+                // The file has an earlier state of it.
+                Some(place) if is_stored && self.look.find(place.number).is_some() => {}
+                Some(place) => return Ok(Some(place)),
+                None => {}
             }
         }
         Ok(None)
     }
+}
+
+/// The places of events that match and are not in the file, in order: as many as can be
+/// asked for.
+fn young_places(look: &Look, query: &EventsQuery, skip: u64) -> VecDeque<Place> {
+    let order = query.order;
+    let is_behind = |event: &LogEvent| match &query.from {
+        From::Behind(place) => order.compare(&order.place_of(event), place).is_gt(),
+        From::Start | From::Skip(_) => true,
+    };
+    let matches = |event: &&LogEvent| query.filter.matches(event) && is_behind(event);
+    let mut found: Vec<_> = look.events().filter_map(|change| change.event.as_deref()).filter(matches).collect();
+    let most = usize::try_from(skip).unwrap_or(usize::MAX).saturating_add(query.limit).saturating_add(1);
+    if found.len() > most {
+        found.select_nth_unstable_by(most, |one, other| order.compare_events(one, other));
+        found.truncate(most);
+    }
+    found.sort_unstable_by(|one, other| order.compare_events(one, other));
+    found.into_iter().map(|event| order.place_of(event)).collect()
 }
 
 /// The parts of a segment that can hold something behind a place.
@@ -243,7 +299,7 @@ impl<'a> Source<'a> {
     fn new(segment: &Segment, value: Option<&'a Value>, nulls: Nulls) -> Self {
         let by_text = if segment.has_text && value.is_none() { None } else { Some(false) };
         Self {
-            ordinal: segment.ordinal,
+            ordinal: Some(segment.ordinal),
             by_text,
             value,
             nulls,
@@ -254,6 +310,12 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// What is not in the file, in order.
+    fn young(found: VecDeque<Place>) -> Self {
+        let (by_text, value, nulls, chunk) = (Some(false), None, Nulls::Either, 0);
+        Self { ordinal: None, by_text, value, nulls, found, last: None, chunk, is_done: true }
+    }
+
     /// Asks for what comes next, more each time.
     fn fetch(
         &mut self,
@@ -262,12 +324,13 @@ impl<'a> Source<'a> {
         order: Order,
         behind: Option<&Place>,
     ) -> Result<(), StoreError> {
+        let Some(ordinal) = self.ordinal else { return Ok(()) };
         snapshot.renew_if_old()?;
         if self.by_text.is_none() {
-            let are_few = |trigrams: &String| text::are_few(snapshot, self.ordinal, trigrams);
+            let are_few = |trigrams: &String| text::are_few(snapshot, ordinal, trigrams);
             self.by_text = Some(plan.trigrams.as_ref().map(are_few).transpose()?.unwrap_or(false));
         }
-        let statement = self.statement(plan, order, self.last.as_ref().or(behind));
+        let statement = self.statement(ordinal, plan, order, self.last.as_ref().or(behind));
         let found = snapshot.query(&statement, |row| place(order.by, row))?;
         self.is_done = found.len() < self.chunk;
         self.chunk = (self.chunk * 4).min(LARGEST_CHUNK);
@@ -276,8 +339,8 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    fn statement(&self, plan: &Plan, order: Order, behind: Option<&Place>) -> Sql {
-        let (key, ordinal) = (key(order.by), self.ordinal);
+    fn statement(&self, ordinal: usize, plan: &Plan, order: Order, behind: Option<&Place>) -> Sql {
+        let key = key(order.by);
         let mut sql = Sql::default();
         let trigrams = plan.trigrams.as_ref().filter(|_| self.by_text == Some(true));
         let index = match (&plan.equality, order.by) {
@@ -391,9 +454,9 @@ mod tests {
             From::Behind(place) => Some(place),
             From::Start | From::Skip(_) => None,
         };
-        let walk = Walk::new(&plan, query.order, behind, &[segment]);
+        let walk = Walk::new(&plan, query.order, behind, &[segment], Arc::default());
         let explain = |source: &Source<'_>| {
-            let sql = source.statement(&plan, query.order, behind);
+            let sql = source.statement(0, &plan, query.order, behind);
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {}", sql.text)).expect("a plan");
             let values = rusqlite::params_from_iter(&sql.values);
             let rows = statement.query_map(values, |row| row.get::<_, String>(3)).expect("rows");

@@ -9,7 +9,9 @@ use rusqlite::{Connection, Row, params_from_iter};
 use super::super::generation::failed;
 use super::condition::{Called, Sql, register};
 use super::segments::{self, Segment};
+use super::young::Look;
 use crate::domain::filter::Filter;
+use crate::domain::stream::Position;
 use crate::ports::StoreError;
 
 /// A view of the file that is older is let go of, where the read can bear it.
@@ -30,18 +32,39 @@ impl Reader {
     }
 }
 
-/// The file at a moment.
+/// The views at a moment: the file, and what was not in it.
 pub(super) struct Snapshot<'a> {
     reader: &'a Reader,
+    look: Arc<Look>,
+    /// How far the file was at first; none where nothing but the file is looked at.
+    end: Option<Position>,
     begun: Instant,
     segments: Option<Arc<[Segment]>>,
     was_renewed: bool,
 }
 
 impl<'a> Snapshot<'a> {
-    pub(super) fn new(reader: &'a Reader) -> Result<Self, StoreError> {
+    /// The file as it is, and what was looked at in memory before.
+    pub(super) fn new(reader: &'a Reader, mut look: Look) -> Result<Self, StoreError> {
         reader.connection.execute_batch("BEGIN").map_err(failed)?;
-        Ok(Self { reader, begun: Instant::now(), segments: None, was_renewed: false })
+        let mut end = None;
+        if !look.is_empty() {
+            let sql = "SELECT position FROM views";
+            let position = reader.connection.prepare_cached(sql).and_then(|mut at| at.query_row([], |row| row.get(0)));
+            let file = *end.insert(Position(position.map_err(failed)?));
+            look.leave_out(file);
+        }
+        Ok(Self { reader, look: Arc::new(look), end, begun: Instant::now(), segments: None, was_renewed: false })
+    }
+
+    /// How far the file was at first; none where nothing but the file is looked at.
+    pub(super) fn end(&self) -> Option<Position> {
+        self.end
+    }
+
+    /// What is not in the file.
+    pub(super) fn look(&self) -> Arc<Look> {
+        self.look.clone()
     }
 
     pub(super) fn connection(&self) -> &'a Connection {
