@@ -11,6 +11,7 @@ mod generation;
 mod inbox;
 pub mod journal;
 mod log_views;
+mod memtables;
 mod parked;
 mod pointer;
 mod recent;

@@ -21,6 +21,7 @@ use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::memtables::Memtables;
 use super::record;
 use crate::adapters::EVENTS_BYTES;
 use crate::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome};
@@ -35,6 +36,8 @@ pub(super) const GROUP_KEY: &[u8] = b"qaservice/group";
 const LOG_ID_KEY: &[u8] = b"log_id";
 
 pub(super) struct Engine {
+    /// First, for it holds keyspaces: a database is closed when nobody does.
+    _memtables: Memtables,
     pub(super) db: Database,
     pub(super) log: Keyspace,
     pub(super) heads: Keyspace,
@@ -128,15 +131,11 @@ impl Engine {
             .open()?;
         let keyspace = |name: &str, options: KeyspaceCreateOptions| db.keyspace(name, || options);
         let rows = KeyspaceCreateOptions::default;
-        Ok(Self {
-            log: keyspace("log", rows())?,
-            heads: keyspace("heads", rows())?,
-            index: keyspace("index", rows())?,
-            outcomes: keyspace("outcomes", rows())?,
-            expiry: keyspace("expiry", rows())?,
-            meta: keyspace("meta", rows())?,
-            db,
-        })
+        let (log, heads, index) = (keyspace("log", rows())?, keyspace("heads", rows())?, keyspace("index", rows())?);
+        let (outcomes, expiry) = (keyspace("outcomes", rows())?, keyspace("expiry", rows())?);
+        let large = vec![log.clone(), heads.clone(), index.clone(), outcomes.clone(), expiry.clone()];
+        let memtables = Memtables::hold(large).map_err(fjall::Error::Io)?;
+        Ok(Self { _memtables: memtables, log, heads, index, outcomes, expiry, meta: keyspace("meta", rows())?, db })
     }
 
     pub(super) fn log_id(&self) -> Result<Option<LogId>, StoreError> {
