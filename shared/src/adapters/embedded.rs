@@ -17,6 +17,7 @@ mod pointer;
 mod recent;
 mod record;
 mod start;
+mod streams;
 mod tail;
 mod views;
 mod watermark;

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use super::memtables::Memtables;
 use super::record;
+use super::streams::Streams;
 use crate::adapters::EVENTS_BYTES;
 use crate::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome};
 use crate::domain::stream::{Position, RecordedEvent, Revision, StreamId};
@@ -31,13 +32,17 @@ use crate::ports::{Direction, LogId, StoreError};
 
 /// Block cache; SQLite has its own.
 const CACHE_BYTES: u64 = 128 * 1024 * 1024;
+/// When what is new in the log goes to a table. While that is synced nothing else is, so it
+/// is small; tables of the log are never merged, for its keys only grow.
+const LOG_MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
 /// The key of the number of the last group: `journal` looks for it too.
 pub(super) const GROUP_KEY: &[u8] = b"qaservice/group";
 const LOG_ID_KEY: &[u8] = b"log_id";
 
 pub(super) struct Engine {
-    /// First, for it holds keyspaces: a database is closed when nobody does.
+    /// These first, for they hold keyspaces: a database is closed when nobody does.
     _memtables: Memtables,
+    streams: Streams,
     pub(super) db: Database,
     pub(super) log: Keyspace,
     pub(super) heads: Keyspace,
@@ -131,11 +136,14 @@ impl Engine {
             .open()?;
         let keyspace = |name: &str, options: KeyspaceCreateOptions| db.keyspace(name, || options);
         let rows = KeyspaceCreateOptions::default;
-        let (log, heads, index) = (keyspace("log", rows())?, keyspace("heads", rows())?, keyspace("index", rows())?);
+        let log = keyspace("log", rows().max_memtable_size(LOG_MEMTABLE_BYTES))?;
+        let (heads, index) = (keyspace("heads", rows())?, keyspace("index", rows())?);
         let (outcomes, expiry) = (keyspace("outcomes", rows())?, keyspace("expiry", rows())?);
         let large = vec![log.clone(), heads.clone(), index.clone(), outcomes.clone(), expiry.clone()];
         let memtables = Memtables::hold(large).map_err(fjall::Error::Io)?;
-        Ok(Self { _memtables: memtables, log, heads, index, outcomes, expiry, meta: keyspace("meta", rows())?, db })
+        let streams = Streams::of(heads.clone()).map_err(fjall::Error::Io)?;
+        let meta = keyspace("meta", rows())?;
+        Ok(Self { _memtables: memtables, streams, log, heads, index, outcomes, expiry, meta, db })
     }
 
     pub(super) fn log_id(&self) -> Result<Option<LogId>, StoreError> {
@@ -169,6 +177,16 @@ impl Engine {
     pub(super) fn head(&self, stream: &StreamId) -> Result<Option<Head>, StoreError> {
         let Some(bytes) = self.heads.get(head_key(stream)).map_err(failed)? else { return Ok(None) };
         Head::from_bytes(&bytes, stream).map(Some).ok_or_else(|| missing(format!("the head of stream {stream:?}")))
+    }
+
+    /// As `head`, by whoever appends: what is new is not searched for.
+    pub(super) fn head_before_append(&self, stream: &StreamId) -> Result<Option<Head>, StoreError> {
+        if self.streams.may_have(&head_key(stream)) { self.head(stream) } else { Ok(None) }
+    }
+
+    /// To be told of a stream before its first event is written.
+    pub(super) fn begins(&self, stream: &StreamId) {
+        self.streams.add(&head_key(stream));
     }
 
     /// The event at a position, if there is one.

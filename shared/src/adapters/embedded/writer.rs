@@ -600,7 +600,7 @@ impl Group {
     }
 
     fn head(&self, stream: &StreamId) -> Result<Option<Head>, StoreError> {
-        self.unstored(stream).map_or_else(|| self.engine.head(stream), |head| Ok(Some(head)))
+        self.unstored(stream).map_or_else(|| self.engine.head_before_append(stream), |head| Ok(Some(head)))
     }
 
     fn append(
@@ -612,6 +612,9 @@ impl Group {
         let head = self.head(stream)?;
         if ExpectedRevision::from(head.map(|head| head.revision)) != expected {
             return self.repeated(stream, head, expected, &events);
+        }
+        if head.is_none() {
+            self.engine.begins(stream);
         }
         let first = expected.first_new();
         let mut positions = Vec::with_capacity(events.len());
