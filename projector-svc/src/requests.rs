@@ -122,7 +122,9 @@ async fn rebuild(projector: &Projector, live: &Mutex<Follower>) -> Result<bool, 
         let head = feed.head().await?;
         if looked.elapsed() >= BETWEEN {
             replay(projector, live).await?;
-            views.rebuild(head).await?;
+            if views.rebuild(head).await?.is_none() {
+                return Ok(false);
+            }
             looked = Instant::now();
         }
         let end = live.lock().await.at.position().min(head);

@@ -613,7 +613,8 @@ pub trait ViewWriter: Send + Sync {
     async fn asked(&self);
 
     /// Begins the next generation if a rebuild is asked for, or goes on with it, and
-    /// gives its checkpoint; none if no rebuild is asked for. `head` is the position of
+    /// gives its checkpoint; none if no rebuild is asked for, or while it has to wait for
+    /// room. `head` is the position of
     /// the log's last event of ours, for the progress.
     async fn rebuild(&self, head: Position) -> Result<Option<Checkpoint>, StoreError>;
 

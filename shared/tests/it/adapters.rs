@@ -1,8 +1,10 @@
 //! Every adapter keeps the promises of its ports: a fresh one, and the embedded
 //! store also after it was closed and opened again.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use shared::adapters::embedded::Embedded;
 use shared::adapters::memory::{MemoryEvents, MemoryViews};
@@ -383,8 +385,7 @@ async fn embedded_events_are_all_there_behind_zeros_written_ahead() {
         let expected = ExpectedRevision::Exact(Revision(length as u64 - 1 + number));
         EventStore::append(&*store.events(), &stream, expected, vec![created(&keys[0], "last")]).await.unwrap();
     }
-    let killed = tempfile::tempdir().unwrap();
-    copy(store.folder.path(), killed.path());
+    let killed = copy_running(store.folder.path());
     let killed = Store { open: open(killed.path()), folder: killed };
     store = store.reopened();
     for store in [killed, store] {
@@ -413,15 +414,43 @@ fn newest_journal(folder: &Path) -> u64 {
     journals.filter_map(|path| path.file_stem()?.to_str()?.parse().ok()).max().unwrap()
 }
 
-pub(crate) fn copy(from: &Path, to: &Path) {
+/// What a kill right now would leave of a store that is open: copied again while the engine
+/// writes tables meanwhile, for a kill leaves one moment.
+pub(crate) fn copy_running(from: &Path) -> TempDir {
+    loop {
+        let (copied, before) = (tempfile::tempdir().unwrap(), files(from));
+        copy(from, copied.path());
+        if files(from) == before {
+            return copied;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// All files below a folder, with their lengths.
+fn files(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        // It may go away meanwhile.
+        match std::fs::metadata(&path) {
+            Ok(found) if found.is_dir() => files.extend(self::files(&path)),
+            Ok(found) => drop(files.insert(path, found.len())),
+            Err(_) => {}
+        }
+    }
+    files
+}
+
+fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let to = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             std::fs::create_dir(&to).unwrap();
             copy(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
+        } else if let Err(error) = std::fs::copy(entry.path(), to) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
         }
     }
 }

@@ -20,8 +20,8 @@ use shared::ports::{
 };
 use uuid::Uuid;
 
-use super::adapters::{Store, copy, damage, fill, shows, with_one_of_each};
-use super::support::{close, open, resume};
+use super::adapters::{Store, copy_running, damage, fill, shows, with_one_of_each};
+use super::support::{close, open, open_reserving, resume};
 
 /// Rows in memory are in the file after this.
 const CARRIED: Duration = Duration::from_millis(1_600);
@@ -74,8 +74,7 @@ async fn value(views: &SqliteViews, key: &Key) -> Option<String> {
 
 /// What a kill leaves of a store.
 fn killed(store: &Store) -> Store {
-    let folder = tempfile::tempdir().unwrap();
-    copy(store.folder.path(), folder.path());
+    let folder = copy_running(store.folder.path());
     Store { open: open(folder.path()), folder }
 }
 
@@ -319,6 +318,24 @@ async fn a_rebuild_goes_on_after_a_kill_and_becomes_the_live_views() {
 }
 
 /// The new views may be ahead of the live ones, or behind them where nothing is between.
+/// What is asked for is not forgotten, and the commands keep what is reserved for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rebuild_waits_for_room_on_the_disk() {
+    let Store { folder, open: store } = Store::new();
+    apply(&store.views, 0, vec![answer(&Key::parse("k").unwrap(), "v", 0, 1)].into(), 1).await;
+    store.views.ask_rebuild(clock::now()).await.unwrap();
+    close(store);
+    let full = open_reserving(folder.path(), u64::MAX).unwrap();
+    for _ in 0..2 {
+        assert_eq!(full.views.rebuild(Position(1)).await.unwrap(), None);
+        assert!(full.views.rebuild_state().await.unwrap().is_running);
+    }
+    close(full);
+    let store = open(folder.path());
+    assert_eq!(store.views.rebuild(Position(1)).await.unwrap(), Some(Checkpoint::START));
+    close(store);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whoever_waits_hears_of_a_swap() {
     let store = Store::new();

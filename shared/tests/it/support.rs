@@ -16,8 +16,13 @@ use uuid::Uuid;
 pub(crate) const TTL: Duration = Duration::from_secs(24 * 3_600);
 
 pub(crate) fn try_open(folder: &Path) -> Result<Embedded, StartError> {
+    open_reserving(folder, 0)
+}
+
+/// Opens a store that takes nothing while so much is not free on the disk.
+pub(crate) fn open_reserving(folder: &Path, disk_reserve_mb: u64) -> Result<Embedded, StartError> {
     let metrics = Metrics::new("test", &[]).expect("metrics").store.clone();
-    embedded::open(&Options { folder: folder.into(), disk_reserve_mb: 0, outcome_ttl: TTL, metrics })
+    embedded::open(&Options { folder: folder.into(), disk_reserve_mb, outcome_ttl: TTL, metrics })
 }
 
 /// Opens a store that is free or about to be: a process that another test starts

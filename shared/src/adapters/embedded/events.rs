@@ -78,6 +78,14 @@ impl Shared {
         }
     }
 
+    /// Whether less than the reserve and so much more is free on the disk; no where the
+    /// system does not tell.
+    pub(super) fn lacks_room(&self, bytes: u64) -> bool {
+        let Ok(disk) = rustix::fs::statvfs(&self.folder) else { return false };
+        let reserve = self.options.disk_reserve_mb.saturating_mul(1024 * 1024);
+        disk.f_bavail.saturating_mul(disk.f_frsize) < reserve.saturating_add(bytes)
+    }
+
     pub(super) fn outcome_since(&self, now: Timestamp) -> Timestamp {
         let ttl = i64::try_from(self.options.outcome_ttl.as_micros()).unwrap_or(i64::MAX);
         Timestamp::from_micros(now.micros().saturating_sub(ttl))
@@ -114,6 +122,11 @@ impl FjallEvents {
 
     pub(super) fn id(&self) -> LogId {
         self.0.shared.id
+    }
+
+    /// Whether less than the reserve and so much more is free on the disk.
+    pub(super) fn lacks_room(&self, bytes: u64) -> bool {
+        self.0.shared.lacks_room(bytes)
     }
 
     /// The last durable position.

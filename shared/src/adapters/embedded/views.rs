@@ -39,6 +39,9 @@ use crate::ports::{
 const LET_GO: Duration = Duration::from_millis(20);
 /// How long after a rebuild could not begin it is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// What a rebuild leaves free on the disk beside the reserve, at most: about what it writes
+/// until it looks again.
+const ROOM_BYTES: u64 = 256 * 1024 * 1024;
 
 /// The views in files.
 #[derive(Clone)]
@@ -49,12 +52,16 @@ struct Shared {
     log: LogId,
     segment_events: u64,
     log_end: Arc<dyn Fn() -> Position + Send + Sync>,
+    /// Whether less than the reserve and so much more is free on the disk.
+    lacks_room: Box<dyn Fn(u64) -> bool + Send + Sync>,
     live: RwLock<Arc<OneGeneration>>,
     /// One that is being built.
     next: Mutex<Option<Arc<OneGeneration>>>,
     pointer: Mutex<Pointer>,
     /// How far the log was when the rebuild looked last.
     total: AtomicU64,
+    /// A rebuild waits for room, and that has been told.
+    waits_for_room: AtomicBool,
     /// Counts swaps.
     swaps: watch::Sender<u64>,
     put_back: Arc<Notify>,
@@ -75,6 +82,7 @@ pub(super) fn open(
     let pointer = Pointer::read(&folder).map_err(failed)?;
     pointer.remove_strays(&folder).map_err(failed)?;
     let (log, log_end, put_back) = (events.id(), events.clone(), Arc::new(Notify::new()));
+    let disk = events.clone();
     let log_end: Arc<dyn Fn() -> Position + Send + Sync> = Arc::new(move || log_end.position());
     let [path, log_path] = pointer::paths(&folder, pointer.live);
     let (log_end_of, put_back_of) = (log_end.clone(), put_back.clone());
@@ -85,10 +93,12 @@ pub(super) fn open(
         log,
         segment_events,
         log_end,
+        lacks_room: Box::new(move |bytes| disk.lacks_room(bytes)),
         live: RwLock::new(Arc::new(live)),
         next: Mutex::default(),
         pointer: Mutex::new(pointer),
         total: AtomicU64::new(0),
+        waits_for_room: AtomicBool::new(false),
         swaps: watch::Sender::new(0),
         put_back,
         asked: Notify::new(),
@@ -165,6 +175,15 @@ impl Shared {
             return Ok(None);
         }
         Ok(Some(place.insert(next).clone()))
+    }
+
+    /// Whether the disk has room to build on; it says so when that changes for the worse.
+    fn has_room(&self) -> bool {
+        let lacks_room = (self.lacks_room)(self.live().size().min(ROOM_BYTES));
+        if !self.waits_for_room.swap(lacks_room, Ordering::AcqRel) && lacks_room {
+            tracing::warn!("the rebuild of the views waits: the disk has too little room for them");
+        }
+        !lacks_room
     }
 
     /// Throws away what has been built of the next generation, if this stream is parked
@@ -366,6 +385,9 @@ impl ViewWriter for SqliteViews {
         self.0.total.store(head.0, Ordering::Release);
         let shared = self.0.clone();
         let built = blocking(move || {
+            if !shared.has_room() {
+                return Ok(None);
+            }
             Ok(shared.built().unwrap_or_else(|error| {
                 tracing::warn!(error = %error, "the rebuild of the views cannot begin; it is tried again");
                 None

@@ -331,8 +331,7 @@ impl Writer {
 
     fn no_room(&self) -> Option<StoreError> {
         let reserve_mb = self.shared.options.disk_reserve_mb;
-        let free = free_bytes(&self.shared.folder)?;
-        (free < reserve_mb.saturating_mul(1024 * 1024)).then_some(StoreError::Full { reserve_mb })
+        self.shared.lacks_room(0).then_some(StoreError::Full { reserve_mb })
     }
 
     /// Opens the database again, for as long as it takes. Readers keep the old one
@@ -699,12 +698,6 @@ impl Group {
         self.added.claims.insert(claim.key.clone(), kept);
         Ok(())
     }
-}
-
-/// What is free on the disk of a folder; none where the system does not tell.
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(folder).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Whether the disk takes writes and syncs.
