@@ -58,7 +58,7 @@ impl Others {
     }
 
     pub(super) fn rejections(&self, query: ListQuery) -> Page<Arc<Rejection>> {
-        list(&self.rejections_by_time, query, |rejection| rejection_size(rejection))
+        list(&self.rejections_by_time, query, rejection_size)
     }
 }
 

@@ -21,7 +21,7 @@ use super::segments::{Segment, Span, of_number};
 use super::snapshot::Snapshot;
 use super::tables::{EVENT_COLUMNS, read_event, signed};
 use super::text;
-use super::young::Look;
+use super::young::{Group, Look};
 use crate::adapters::PAGE_BYTES;
 use crate::adapters::in_memory::size_of;
 use crate::domain::log_event::LogEvent;
@@ -207,7 +207,7 @@ impl<'a> Walk<'a> {
 
     /// Adds what is not in the file, as much of it as can be asked for.
     fn add_young(&mut self, query: &EventsQuery, skip: u64) {
-        let found = young_places(&self.look, query, skip);
+        let found = young_places(&self.look, self.plan, query, skip);
         let source = self.sources.len();
         self.sources.push(Source::young(found));
         self.heads.push(Head { source, best: None, place: None, order: self.order });
@@ -236,19 +236,36 @@ impl<'a> Walk<'a> {
 }
 
 /// The places of events that match and are not in the file, in order: as many as can be
-/// asked for.
-fn young_places(look: &Look, query: &EventsQuery, skip: u64) -> VecDeque<Place> {
+/// asked for. Groups whose events all come behind these are not looked at.
+fn young_places(look: &Look, plan: &Plan, query: &EventsQuery, skip: u64) -> VecDeque<Place> {
     let order = query.order;
     let is_behind = |event: &LogEvent| match &query.from {
         From::Behind(place) => order.compare(&order.place_of(event), place).is_gt(),
         From::Start | From::Skip(_) => true,
     };
     let matches = |event: &&LogEvent| query.filter.matches(event) && is_behind(event);
-    let mut found: Vec<_> = look.events().filter_map(|change| change.event.as_deref()).filter(matches).collect();
     let most = usize::try_from(skip).unwrap_or(usize::MAX).saturating_add(query.limit).saturating_add(1);
-    if found.len() > most {
-        found.select_nth_unstable_by(most, |one, other| order.compare_events(one, other));
-        found.truncate(most);
+    let by_time = order.by == SortKey::Timestamp;
+    let mut groups = look.groups();
+    groups.retain(|group| !group.times.and(plan.times).is_empty());
+    if by_time {
+        groups.sort_unstable_by_key(|group| if order.descending { !group.times.last } else { group.times.first });
+    }
+    let comes_behind = |group: &Group<'_>, last: &LogEvent| {
+        let last = last.members.timestamp.micros();
+        if order.descending { group.times.last < last } else { group.times.first > last }
+    };
+    let mut found: Vec<&LogEvent> = Vec::new();
+    for group in groups {
+        if by_time && found.len() == most && found.last().is_some_and(|last| comes_behind(&group, last)) {
+            break;
+        }
+        found.extend(look.latest(group).filter_map(|change| change.event.as_deref()).filter(matches));
+        if found.len() > most {
+            // The last of those that are kept is in its place.
+            found.select_nth_unstable_by(most - 1, |one, other| order.compare_events(one, other));
+            found.truncate(most);
+        }
     }
     found.sort_unstable_by(|one, other| order.compare_events(one, other));
     found.into_iter().map(|event| order.place_of(event)).collect()

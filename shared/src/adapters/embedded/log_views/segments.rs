@@ -21,7 +21,7 @@ pub(super) struct Span {
 
 impl Span {
     pub(super) const ALL: Self = Self { first: i64::MIN, last: i64::MAX };
-    const NONE: Self = Self { first: i64::MAX, last: i64::MIN };
+    pub(super) const NONE: Self = Self { first: i64::MAX, last: i64::MIN };
 
     /// What is in both.
     pub(super) fn and(self, other: Self) -> Self {
@@ -36,7 +36,7 @@ impl Span {
         self.first >= other.first && self.last <= other.last
     }
 
-    fn reach(&mut self, time: Timestamp) {
+    pub(super) fn reach(&mut self, time: Timestamp) {
         self.first = self.first.min(time.micros());
         self.last = self.last.max(time.micros());
     }

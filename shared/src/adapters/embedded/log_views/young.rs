@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 
 use super::super::recent::{LOAD_AGE, LONG_LOAD_AGE, MANY_ROWS, Taken};
+use super::segments::Span;
 use crate::adapters::in_memory::{Others, rejection_size, size_of};
 use crate::domain::log_event::{Rejection, Session};
 use crate::domain::projection::{EventChange, LogChange};
@@ -34,9 +35,22 @@ struct Run {
     events: Vec<EventChange>,
     /// Of the latest change in it.
     newest: Position,
+    /// Timestamps in it lie within.
+    times: Span,
 }
 
 impl Run {
+    fn new() -> Self {
+        Self { events: Vec::with_capacity(RUN_EVENTS), newest: Position::START, times: Span::NONE }
+    }
+
+    fn reach(&mut self, change: &EventChange) {
+        self.newest = self.newest.max(change.position);
+        if let Some(event) = &change.event {
+            self.times.reach(event.members.timestamp);
+        }
+    }
+
     fn first(&self) -> u64 {
         self.events.first().map_or(u64::MAX, |first| first.number)
     }
@@ -79,7 +93,7 @@ impl Part {
         let found = self.run_of(change.number).and_then(|run| Some((run, self.runs[run].place_of(change.number)?)));
         if let Some((run, at)) = found {
             let run = Arc::make_mut(&mut self.runs[run]);
-            run.newest = run.newest.max(change.position);
+            run.reach(&change);
             if run.events[at].position < change.position {
                 run.events[at] = change;
             }
@@ -97,13 +111,13 @@ impl Part {
     }
 
     fn push(&mut self, change: EventChange) {
-        match self.runs.last_mut().filter(|run| run.events.len() < RUN_EVENTS) {
-            Some(run) => {
-                let run = Arc::make_mut(run);
-                run.newest = run.newest.max(change.position);
-                run.events.push(change);
-            }
-            None => self.runs.push(Arc::new(Run { newest: change.position, events: vec![change] })),
+        if self.runs.last().is_none_or(|run| run.events.len() >= RUN_EVENTS) {
+            self.runs.push(Arc::new(Run::new()));
+        }
+        if let Some(run) = self.runs.last_mut() {
+            let run = Arc::make_mut(run);
+            run.reach(&change);
+            run.events.push(change);
         }
     }
 }
@@ -160,6 +174,21 @@ impl Load {
     }
 }
 
+/// Changes that were taken together.
+#[derive(Clone, Copy)]
+pub(super) struct Group<'a> {
+    part: usize,
+    /// Their events happened within.
+    pub(super) times: Span,
+    changes: Changes<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Changes<'a> {
+    Run(&'a [EventChange]),
+    Changed(&'a BTreeMap<u64, EventChange>),
+}
+
 /// What is in memory, as a reader found it.
 #[derive(Debug, Default)]
 pub(super) struct Look {
@@ -185,23 +214,47 @@ impl Look {
 
     /// The latest change of each event that has one here; deletions too, in no order.
     pub(super) fn events(&self) -> impl Iterator<Item = &EventChange> {
-        self.parts.iter().enumerate().flat_map(move |(at, part)| {
-            let later = &self.parts[at + 1..];
-            let is_latest = |change: &&EventChange| !later.iter().any(|part| part.changed.contains_key(&change.number));
-            part.recorded().chain(part.changed.values()).filter(is_latest)
-        })
+        self.groups().into_iter().flat_map(|group| self.latest(group))
+    }
+
+    /// Those changes in groups, and in which span of time each group's events happened.
+    pub(super) fn groups(&self) -> Vec<Group<'_>> {
+        let mut groups = Vec::new();
+        for (at, part) in self.parts.iter().enumerate() {
+            let runs = part.runs.iter();
+            groups.extend(runs.map(|run| Group { part: at, times: run.times, changes: Changes::Run(&run.events) }));
+            if !part.changed.is_empty() {
+                groups.push(Group { part: at, times: Span::ALL, changes: Changes::Changed(&part.changed) });
+            }
+        }
+        groups
+    }
+
+    /// The changes of a group behind which there is no later one.
+    pub(super) fn latest<'a>(&'a self, group: Group<'a>) -> impl Iterator<Item = &'a EventChange> {
+        let (run, changed) = match group.changes {
+            Changes::Run(run) => (Some(run), None),
+            Changes::Changed(changed) => (None, Some(changed)),
+        };
+        let changes = run.into_iter().flatten().chain(changed.into_iter().flat_map(BTreeMap::values));
+        changes.filter(move |change| self.is_latest(group.part, change))
+    }
+
+    /// Whether no later part has the event of a change in one part.
+    fn is_latest(&self, part: usize, change: &EventChange) -> bool {
+        self.parts[part + 1..].iter().all(|later| !later.changed.contains_key(&change.number))
     }
 
     /// Those of them whose change lies behind one position and up to another.
     pub(super) fn changes(&self, after: Position, to: Position) -> Vec<&EventChange> {
         let mut found = Vec::new();
         for (at, part) in self.parts.iter().enumerate() {
-            let later = &self.parts[at + 1..];
             let recorded = part.runs.iter().filter(|run| run.newest > after).flat_map(|run| &run.events);
-            found.extend(recorded.chain(part.changed.values()).filter(|change| {
-                let is_within = change.position > after && change.position <= to;
-                is_within && !later.iter().any(|part| part.changed.contains_key(&change.number))
-            }));
+            found.extend(
+                recorded
+                    .chain(part.changed.values())
+                    .filter(|change| change.position > after && change.position <= to && self.is_latest(at, change)),
+            );
         }
         found.sort_unstable_by_key(|change| change.position);
         found
