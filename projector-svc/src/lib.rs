@@ -39,7 +39,7 @@ const PACE: Duration = Duration::from_millis(8);
 const FULL_ENOUGH: usize = 32;
 /// How long to wait after a failure, first and at most.
 const RETRY: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// Keeps views up to date with a log.
 pub struct Projector {
