@@ -91,7 +91,9 @@ fn number(name: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, Api
         ApiError::bad_request(format!("{name}: must be a whole number from {start}{upto}"))
     };
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().ok()).flatten().filter(|number| range.contains(number)).ok_or_else(bad)
+    // Digits are a number however many they are; this many mean more than there is of anything.
+    let number = digits.then(|| text.parse().unwrap_or(u64::MAX));
+    number.filter(|number| range.contains(number)).ok_or_else(bad)
 }
 
 #[cfg(test)]
@@ -126,8 +128,10 @@ mod tests {
         };
         assert_eq!(number("n=10"), Ok(Some(10)));
         assert_eq!(number(""), Ok(None));
-        for bad in ["n=0", "n=11", "n=", "n=%2B1", "n=1.0", "n=x"] {
+        for bad in ["n=0", "n=11", "n=", "n=%2B1", "n=1.0", "n=x", "n=99999999999999999999"] {
             assert_eq!(number(bad), Err("n: must be a whole number from 1 to 10".into()), "{bad}");
         }
+        let query = Query::parse(Some("n=99999999999999999999")).expect("valid");
+        assert_eq!(query.number("n", 1..=u64::MAX).ok(), Some(Some(u64::MAX)));
     }
 }
