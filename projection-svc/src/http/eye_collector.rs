@@ -66,7 +66,7 @@ async fn get_events(
     let awaited = await_position(&headers, query.last("await"))?;
     let filter = read_filter(|name| query.last(name)).map_err(|faults| ApiError::bad_request(faults.to_string()))?;
     let page = Page {
-        number: query.last_number("page", 1..=u64::MAX)?.unwrap_or(1),
+        number: query.last_page("page")?.unwrap_or(1),
         size: query.last_number("page_size", 1..=MAX_PAGE_SIZE)?.unwrap_or(PAGE_SIZE),
     };
     let counted = side.log.count(&filter, awaited).await?;

@@ -72,6 +72,19 @@ impl Query {
         self.last(name).map(|text| number(name, text, range)).transpose()
     }
 
+    /// The number of a page, from 1 on, as the last that is given says; one that is too large
+    /// for any list is the largest.
+    ///
+    /// # Errors
+    /// 400 if it is none.
+    pub fn last_page(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        let is_beyond = |text: &str| is_whole(text) && text.parse::<u64>().is_err();
+        match self.last(name) {
+            Some(text) if is_beyond(text) => Ok(Some(u64::MAX)),
+            _ => self.last_number(name, 1..=u64::MAX),
+        }
+    }
+
     /// A parameter that is one of some words.
     ///
     /// # Errors
@@ -90,10 +103,12 @@ fn number(name: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, Api
         let upto = if *end == u64::MAX { String::new() } else { format!(" to {end}") };
         ApiError::bad_request(format!("{name}: must be a whole number from {start}{upto}"))
     };
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    // Digits are a number however many they are; this many mean more than there is of anything.
-    let number = digits.then(|| text.parse().unwrap_or(u64::MAX));
-    number.filter(|number| range.contains(number)).ok_or_else(bad)
+    let digits = is_whole(text).then(|| text.parse().ok());
+    digits.flatten().filter(|number| range.contains(number)).ok_or_else(bad)
+}
+
+fn is_whole(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -131,7 +146,8 @@ mod tests {
         for bad in ["n=0", "n=11", "n=", "n=%2B1", "n=1.0", "n=x", "n=99999999999999999999"] {
             assert_eq!(number(bad), Err("n: must be a whole number from 1 to 10".into()), "{bad}");
         }
-        let query = Query::parse(Some("n=99999999999999999999")).expect("valid");
-        assert_eq!(query.number("n", 1..=u64::MAX).ok(), Some(Some(u64::MAX)));
+        let page = |text: &str| Query::parse(Some(text)).and_then(|query| query.last_page("n")).ok();
+        assert_eq!(page("n=3&n=99999999999999999999"), Some(Some(u64::MAX)));
+        assert_eq!((page("n=3&n=4"), page(""), page("n=0"), page("n=-1")), (Some(Some(4)), Some(None), None, None));
     }
 }
