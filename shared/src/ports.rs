@@ -478,6 +478,14 @@ pub struct StatsQuery {
     pub limit: usize,
 }
 
+impl StatsQuery {
+    /// The row that an event counts in: where its bucket starts, and its value.
+    pub fn row_of(&self, event: &LogEvent) -> (Timestamp, Option<String>) {
+        let bucket = event.members.timestamp.micros().div_euclid(self.interval);
+        (Timestamp::from_micros(bucket.saturating_mul(self.interval)), self.by.text_of(event))
+    }
+}
+
 /// How many events have a value in a time bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatsRow {

@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use super::PAGE_BYTES;
 use crate::domain::log_event::{LogEvent, Members, Rejection, Session};
+use crate::domain::projection::EventChange;
 use crate::domain::time::Timestamp;
-use crate::ports::{ListQuery, Page};
+use crate::ports::{ListQuery, Page, Record};
 
 /// Sessions and rejections.
 #[derive(Debug, Default)]
@@ -60,6 +61,12 @@ impl Others {
     pub(super) fn rejections(&self, query: ListQuery) -> Page<Arc<Rejection>> {
         list(&self.rejections_by_time, query, rejection_size)
     }
+}
+
+/// The event that a change leaves, if it leaves one.
+pub(super) fn record_of(change: &EventChange) -> Option<Record> {
+    let event = change.event.clone()?;
+    Some(Record { event, revision: change.revision, position: change.position })
 }
 
 /// Keeps the first of them, up to a limit and within the bytes of a page, at least

@@ -31,7 +31,7 @@ use self::text::Indexing;
 use self::young::{Load, Young};
 use super::generation::{failed, make, remove, size};
 use super::recent::Taken;
-use crate::adapters::in_memory::rejection_size;
+use crate::adapters::in_memory::{record_of, rejection_size};
 use crate::domain::filter::Filter;
 use crate::domain::log_event::{LogEvent, Rejection, Session};
 use crate::domain::projection::{EventChange, LogChange};
@@ -308,7 +308,7 @@ impl LogViews {
         if let EventRef::Id(id) = which
             && let Some(change) = self.young.find(id)
         {
-            return Ok(page::of_change(&change).map(|(record, _)| record));
+            return Ok(record_of(&change));
         }
         self.read(|snapshot| {
             let number = match which {
@@ -442,14 +442,6 @@ impl Batch<'_> {
         load.others().all_rejections().try_for_each(|rejection| tables::insert_rejection(self.connection, rejection))
     }
 
-    fn write(&mut self, change: &LogChange) -> Result<(), StoreError> {
-        match change {
-            LogChange::Event(change) => self.put(change),
-            LogChange::Session(session) => tables::insert_session(self.connection, session),
-            LogChange::Rejection(rejection) => tables::insert_rejection(self.connection, rejection),
-        }
-    }
-
     /// Puts an event that was recorded behind all that is there, as it is since.
     fn put_new(&mut self, change: &EventChange) -> Result<(), StoreError> {
         let EventChange { id, number, event, revision, position } = change;
@@ -487,12 +479,14 @@ impl Batch<'_> {
         event.as_ref().map_or(Ok(()), |event| self.insert(at, event, *revision, *position))
     }
 
-    /// As `write`, of a change that stands among those that are there: it begins no
+    /// As `carry`, of a change that stands among those that are there: it begins no
     /// segment, and what is in its place goes. An index of texts that has passed it
     /// gets it too, unless it was there.
     fn mend(&mut self, change: &LogChange) -> Result<(), StoreError> {
-        let LogChange::Event(EventChange { id, number, event, revision, position }) = change else {
-            return self.write(change);
+        let EventChange { id, number, event, revision, position } = match change {
+            LogChange::Event(change) => change,
+            LogChange::Session(session) => return tables::insert_session(self.connection, session),
+            LogChange::Rejection(rejection) => return tables::insert_rejection(self.connection, rejection),
         };
         let at = self.segment_of(*number, false)?;
         let segment = &mut self.segments[at];

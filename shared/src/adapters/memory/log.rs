@@ -7,11 +7,10 @@ use std::ops::Bound;
 use uuid::Uuid;
 
 use crate::adapters::PAGE_BYTES;
-use crate::adapters::in_memory::{Others, shorten, size_of};
+use crate::adapters::in_memory::{Others, record_of, shorten, size_of};
 use crate::domain::filter::Filter;
 use crate::domain::projection::{EventChange, LogChange};
 use crate::domain::stream::Position;
-use crate::domain::time::Timestamp;
 use crate::ports::{EventRef, EventsPage, EventsQuery, From, Order, Place, Record, StatsQuery, StatsRow};
 
 /// Log events, deleted ones too, sessions and rejections.
@@ -50,11 +49,11 @@ impl LogRows {
             EventRef::Id(id) => id,
             EventRef::Number(number) => *self.by_number.get(&number)?,
         };
-        record(self.events.get(&id)?)
+        record_of(self.events.get(&id)?)
     }
 
     fn live(&self) -> impl Iterator<Item = Record> {
-        self.events.values().filter_map(record)
+        self.events.values().filter_map(record_of)
     }
 
     pub(super) fn events(&self, query: &EventsQuery) -> EventsPage {
@@ -83,11 +82,9 @@ impl LogRows {
     pub(super) fn stats(&self, query: &StatsQuery) -> Option<Vec<StatsRow>> {
         let (mut rows, mut bytes) = (BTreeMap::<_, u64>::new(), 0);
         for Record { event, .. } in self.live().filter(|record| query.filter.matches(&record.event)) {
-            let bucket = event.members.timestamp.micros().div_euclid(query.interval);
-            let start = Timestamp::from_micros(bucket.saturating_mul(query.interval));
-            let value = query.by.text_of(&event);
-            let length = value.as_ref().map_or(0, String::len);
-            let count = rows.entry((start, value)).or_default();
+            let row = query.row_of(&event);
+            let length = row.1.as_ref().map_or(0, String::len);
+            let count = rows.entry(row).or_default();
             if *count == 0 {
                 bytes += length;
             }
@@ -105,11 +102,6 @@ impl LogRows {
         shorten(&mut changes, limit, |change| change.event.as_deref().map_or(0, size_of));
         changes
     }
-}
-
-fn record(change: &EventChange) -> Option<Record> {
-    let event = change.event.clone()?;
-    Some(Record { event, revision: change.revision, position: change.position })
 }
 
 /// A place that compares as its order says.

@@ -67,19 +67,15 @@ pub(super) fn stats(snapshot: &mut Snapshot<'_>, query: &StatsQuery) -> Result<O
             }
         }
     }
-    let key = |event: &LogEvent| {
-        let bucket = event.members.timestamp.micros().div_euclid(query.interval);
-        (Timestamp::from_micros(bucket.saturating_mul(query.interval)), query.by.text_of(event))
-    };
     for number in replaced {
         let stored = page::stored(snapshot, number)?.map(|(stored, _)| stored.event);
         if let Some(stored) = stored.filter(|stored| query.filter.matches(stored)) {
-            rows.entry(key(&stored)).and_modify(|count| *count = count.saturating_sub(1));
+            rows.entry(query.row_of(&stored)).and_modify(|count| *count = count.saturating_sub(1));
         }
     }
     for event in look.events().filter_map(|change| change.event.as_deref()).filter(|event| query.filter.matches(event))
     {
-        *rows.entry(key(event)).or_default() += 1;
+        *rows.entry(query.row_of(event)).or_default() += 1;
     }
     rows.retain(|_, count| *count > 0);
     if rows.len() > query.limit {

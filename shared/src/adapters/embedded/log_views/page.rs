@@ -23,9 +23,8 @@ use super::tables::{EVENT_COLUMNS, read_event, signed};
 use super::text;
 use super::young::{Group, Look};
 use crate::adapters::PAGE_BYTES;
-use crate::adapters::in_memory::size_of;
+use crate::adapters::in_memory::{record_of, size_of};
 use crate::domain::log_event::LogEvent;
-use crate::domain::projection::EventChange;
 use crate::domain::time::Timestamp;
 use crate::ports::{EventsPage, EventsQuery, From, Order, Place, Record, SortKey, Sorted, StoreError, Ties};
 
@@ -67,17 +66,13 @@ pub(super) fn page(snapshot: &mut Snapshot<'_>, query: &EventsQuery) -> Result<E
     Ok(EventsPage { events, more: false })
 }
 
-/// An event as a change leaves it, and about how many bytes it takes.
-pub(super) fn of_change(change: &EventChange) -> Option<(Record, usize)> {
-    let event = change.event.clone()?;
-    let bytes = size_of(&event);
-    Some((Record { event, revision: change.revision, position: change.position }, bytes))
-}
-
 /// The event with an integer id, and about how many bytes it takes.
 pub(super) fn record(snapshot: &mut Snapshot<'_>, number: u64) -> Result<Option<(Record, usize)>, StoreError> {
     match snapshot.look().find(number) {
-        Some(change) => Ok(of_change(change)),
+        Some(change) => Ok(record_of(change).map(|record| {
+            let bytes = size_of(&record.event);
+            (record, bytes)
+        })),
         None => stored(snapshot, number),
     }
 }
