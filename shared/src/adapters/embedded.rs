@@ -16,6 +16,7 @@ mod parked;
 mod pointer;
 mod recent;
 mod record;
+mod runs;
 mod start;
 mod streams;
 mod tail;

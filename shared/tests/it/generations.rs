@@ -23,6 +23,9 @@ use uuid::Uuid;
 use super::adapters::{Store, copy_running, damage, fill, shows, with_one_of_each};
 use super::support::{close, open, open_reserving, resume};
 
+/// What is done to a closed store's folder.
+type OnFolder<'a> = &'a dyn Fn(&Path);
+
 /// Rows in memory are in the file after this.
 const CARRIED: Duration = Duration::from_millis(1_600);
 
@@ -464,4 +467,81 @@ async fn damaged_views_that_are_being_built_begin_again() {
     swap(views, at(2), at(2)).await;
     shows(&store, &key, id, "precise").await;
     assert_eq!(store.reopened().open.rebuilding, None);
+}
+
+/// A kill in the middle of the merge of rows that were sorted first leaves some of them in
+/// the table; the merge goes on behind these. Where the sorted rows are gone or damaged the
+/// rebuild begins again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_merge_of_sorted_rows_goes_on_after_a_kill() {
+    let store = Store::new();
+    let keys = ["a", "b", "c"].map(Key::from_stored);
+    for key in &keys {
+        append(&store, key, 0..4).await;
+    }
+    follow(&store, Generation::Live, Checkpoint::START, at(12)).await;
+    let views = &store.open.views;
+    views.ask_rebuild(clock::now()).await.unwrap();
+    views.rebuild(Position(12)).await.unwrap();
+    // In three runs, of which the later hide what is in the earlier.
+    for end in [3, 7, 12] {
+        let from = views.rebuild(Position(12)).await.unwrap().unwrap();
+        follow(&store, Generation::Next, from, at(end)).await;
+        tokio::time::sleep(CARRIED).await;
+    }
+    let [begun, halfway, gone, damaged] = [(); 4].map(|()| killed(&store));
+    swap(views, at(12), at(12)).await;
+    let row: (String, String, i64, i64, i64) = {
+        let answers = rusqlite::Connection::open(store.folder.path().join("views-2.db")).unwrap();
+        answers.query_row("SELECT * FROM answers WHERE key = 'a'", [], |row| row.try_into()).unwrap()
+    };
+    let sorted = |store: &Store| store.folder.path().join("views-2.db-runs");
+    assert!(!sorted(&store).exists());
+    drop(store);
+
+    let reopened = |store: Store, change: OnFolder<'_>| {
+        let Store { folder, open: closing } = store;
+        close(closing);
+        change(folder.path());
+        Store { open: open(folder.path()), folder }
+    };
+    let merged_one = |folder: &Path| {
+        let answers = rusqlite::Connection::open(folder.join("views-2.db")).unwrap();
+        assert_eq!(answers.query_row("SELECT count(*) FROM runs", [], |row| row.get::<_, i64>(0)).unwrap(), 3);
+        answers.execute("INSERT INTO answers VALUES (?1, ?2, ?3, ?4, ?5)", row.clone()).unwrap();
+    };
+    let lost = |folder: &Path| std::fs::remove_file(folder.join("views-2.db-runs")).unwrap();
+    let wrong = |folder: &Path| {
+        let path = folder.join("views-2.db-runs");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let nothing = |_: &Path| {};
+    let rounds: [(Store, OnFolder<'_>, u64); 4] =
+        [(begun, &nothing, 12), (halfway, &merged_one, 12), (gone, &lost, 0), (damaged, &wrong, 12)];
+    for (store, change, from) in rounds {
+        let store = reopened(store, change);
+        let views = &store.open.views;
+        assert_eq!(views.rebuild(Position(12)).await.unwrap(), Some(at(from)));
+        // Damage shows when the rows are merged.
+        let begun = Instant::now();
+        loop {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it comes to an end");
+            let next = views.rebuild(Position(12)).await.unwrap().unwrap();
+            follow(&store, Generation::Next, next, at(12)).await;
+            match views.swap(at(12), at(12)).await {
+                Ok(true) => break,
+                Ok(false) | Err(StoreError::Conflict) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        assert!(!sorted(&store).exists());
+        let store = store.reopened();
+        assert_eq!(store.open.rebuilding, None);
+        for key in &keys {
+            assert_eq!(value(&store.open.views, key).await.as_deref(), Some("3"));
+        }
+    }
 }

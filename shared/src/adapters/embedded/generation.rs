@@ -3,7 +3,8 @@
 //!
 //! Answers that were projected last are in memory (`recent`) and can be read there; a
 //! thread of its own carries them to the file in the order of the keys, the last rows
-//! together with the checkpoint. Log events go to their file at once. Each file knows
+//! together with the checkpoint. While a generation is built beside another one its
+//! answers are sorted first (`runs`). Log events have loads of their own. Each file knows
 //! how far it is; projecting resumes at the smaller position, and each half passes over
 //! what it has seen. A crash repeats some of the log and loses nothing.
 //!
@@ -24,9 +25,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use tokio::sync::Notify;
 
 use super::log_views::{LogViews, Writer as LogWriter};
-use super::parked;
-use super::recent::{Recent, Row as RecentRow, Taken};
+use super::recent::{Load, Recent, Row as RecentRow, Taken};
+use super::runs::Runs;
 use super::start::StartError;
+use super::{parked, pointer, runs};
 use crate::adapters::progress::Progress;
 use crate::adapters::{PAGE_BYTES, end_of_prefix, start_of};
 use crate::domain::answer::{Answer, Key};
@@ -55,6 +57,10 @@ const CHECK_AT_START_BYTES: u64 = 64 * 1024 * 1024;
 const CHECK_ROWS: usize = 10_000;
 /// Rows that are written in one transaction.
 const ROWS_AT_ONCE: usize = 512;
+/// The same of rows whose keys are next to each other: they are on few pages.
+const MERGED_AT_ONCE: usize = 4 * 1024;
+/// What a merge of rows leaves free on the disk beside the reserve.
+const MERGE_ROOM_BYTES: u64 = 128 * 1024 * 1024;
 /// How long to wait after a failed write.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -103,6 +109,8 @@ pub(super) struct Place {
     pub(super) segment_events: u64,
     /// The last durable position of the log.
     pub(super) log_end: Arc<dyn Fn() -> Position + Send + Sync>,
+    /// Whether less than the reserve and so much more is free on the disk.
+    pub(super) lacks_room: Arc<dyn Fn(u64) -> bool + Send + Sync>,
     /// Told when a generation was emptied.
     pub(super) put_back: Arc<Notify>,
 }
@@ -110,7 +118,11 @@ pub(super) struct Place {
 struct Inner {
     place: Place,
     /// None once the views are closed.
-    writer: Mutex<Option<Connection>>,
+    writer: Mutex<Option<Writer>>,
+    /// Rows in runs.
+    unmerged: AtomicU64,
+    /// What is in runs is to be merged before anything else is written.
+    is_merge_due: AtomicBool,
     readers: Mutex<Vec<Reader>>,
     /// Odd while the file is being written, and another number after each write.
     writes: AtomicU64,
@@ -129,6 +141,13 @@ struct Inner {
     log_carrier: Mutex<Option<JoinHandle<()>>>,
     indexer: Mutex<Option<JoinHandle<()>>>,
     is_closing: AtomicBool,
+}
+
+/// The connection that writes, and the rows that are sorted before they go there.
+struct Writer {
+    connection: Connection,
+    /// None where rows are not sorted, or not any more.
+    runs: Option<Runs>,
 }
 
 /// A connection that reads.
@@ -179,26 +198,29 @@ impl quick_cache::Weighter<Key, CachedRow> for Weigh {
     }
 }
 
-/// Opens a generation; says why, if it has to be filled anew.
-pub(super) fn open(place: Place) -> Result<(OneGeneration, Option<String>), StartError> {
+/// Opens a generation, one that is live or one that is to be built; says why, if it has
+/// to be filled anew.
+pub(super) fn open(place: Place, is_built: bool) -> Result<(OneGeneration, Option<String>), StartError> {
     let Place { path, log_path, log, segment_events, .. } = &place;
     let end = (place.log_end)();
     let failed = |path: &Path, source| StartError::Views { path: path.into(), source };
     let mut why = None;
-    let Found { connection, log_views, position, parked } = match existing_both(&place, end) {
+    let Found { writer, log_views, position, parked } = match existing_both(&place, is_built, end) {
         Ok(found) => found,
         Err(reason) => {
             why = Some(reason).filter(|_| end > Position::START);
-            let connection = create(path, *log).map_err(|error| failed(path, error))?;
+            let writer = Writer::create(path, *log, is_built).map_err(|error| failed(path, error))?;
             let log_views =
                 LogViews::create(log_path, *log, *segment_events).map_err(|error| failed(log_path, error))?;
-            Found { connection, log_views, position: Position::START, parked: Vec::new() }
+            Found { writer, log_views, position: Position::START, parked: Vec::new() }
         }
     };
     let filled_at = if why.is_some() { end.0 } else { 0 };
     let is_sound = why.is_none() && !is_small(path, log_path);
     let inner = Arc::new(Inner {
-        writer: Mutex::new(Some(connection)),
+        unmerged: AtomicU64::new(writer.runs.as_ref().map_or(0, Runs::rows)),
+        is_merge_due: AtomicBool::new(false),
+        writer: Mutex::new(Some(writer)),
         readers: Mutex::default(),
         writes: AtomicU64::new(0),
         cache_is_full: AtomicBool::new(false),
@@ -235,20 +257,22 @@ fn is_small(path: &Path, log_path: &Path) -> bool {
 
 /// Files that can be used, from where on the log is to be projected, and what is parked.
 struct Found {
-    connection: Connection,
+    writer: Writer,
     log_views: LogViews,
     position: Position,
     parked: Vec<Parked>,
 }
 
 /// Both files as they are, if they can be used.
-fn existing_both(place: &Place, end: Position) -> Result<Found, String> {
+fn existing_both(place: &Place, is_built: bool, end: Position) -> Result<Found, String> {
     let Place { path, log_path, log, segment_events, .. } = place;
     let check_whole = is_small(path, log_path);
     let (connection, position, parked) = existing(path, *log, end, check_whole)?;
     let log_views = LogViews::existing(log_path, *log, end, check_whole, *segment_events)?;
     let position = position.min(log_views.position());
-    Ok(Found { connection, log_views, position, parked })
+    let runs = if is_built { Runs::existing(path, &connection) } else { runs::expect_none(path, &connection) };
+    let runs = runs.map_err(|error| format!("they are damaged: {}", error.chain()))?;
+    Ok(Found { writer: Writer { connection, runs }, log_views, position, parked })
 }
 
 /// The answers as they are, if they can be used.
@@ -283,6 +307,7 @@ fn existing(
         check_rows(&connection).map_err(|error| format!("they are damaged: {}", error.chain()))?;
     }
     connection.execute_batch(parked::SCHEMA).map_err(damaged)?;
+    connection.execute_batch(runs::SCHEMA).map_err(damaged)?;
     let parked = parked::read(&connection).map_err(|error| format!("they are damaged: {}", error.chain()))?;
     Ok((connection, position, parked))
 }
@@ -321,9 +346,9 @@ fn check_rows(connection: &Connection) -> Result<(), StoreError> {
     }
 }
 
-/// Removes a file of SQLite.
+/// Removes a file of SQLite, and what belongs to it.
 pub(super) fn remove(path: &Path) -> rusqlite::Result<()> {
-    for end in ["", "-wal", "-shm"] {
+    for end in pointer::SUFFIXES {
         let mut name = path.as_os_str().to_owned();
         name.push(end);
         match std::fs::remove_file(&name) {
@@ -350,9 +375,19 @@ fn create(path: &Path, log: LogId) -> rusqlite::Result<Connection> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(SCHEMA)?;
     transaction.execute_batch(parked::SCHEMA)?;
+    transaction.execute_batch(runs::SCHEMA)?;
     transaction.execute("INSERT INTO views VALUES (1, ?1, ?2, 0)", params![FORMAT, log.0.to_string()])?;
     transaction.commit()?;
     Ok(connection)
+}
+
+impl Writer {
+    /// Throws away what is there and makes empty views, whose rows are sorted first or not.
+    fn create(path: &Path, log: LogId, is_sorting: bool) -> rusqlite::Result<Self> {
+        let connection = create(path, log)?;
+        let runs = is_sorting.then(|| Runs::create(path)).transpose();
+        Ok(Self { connection, runs: runs.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))? })
+    }
 }
 
 /// Opens a file that is there.
@@ -372,9 +407,12 @@ fn connect(path: &Path, cache_kib: i64) -> rusqlite::Result<Connection> {
 }
 
 pub(super) fn size(path: &Path) -> u64 {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    [path.as_os_str(), &wal].iter().filter_map(|name| std::fs::metadata(name).ok()).map(|file| file.len()).sum()
+    let size = |end| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        std::fs::metadata(name).map_or(0, |file| file.len())
+    };
+    pointer::SUFFIXES.iter().map(size).sum()
 }
 
 fn checksum(key: &str, value: &str, revision: u64, position: u64) -> u32 {
@@ -477,7 +515,7 @@ impl OneGeneration {
         }
         self.0.readers.lock().clear();
         if let Some(writer) = self.0.writer.lock().take()
-            && let Err((_, error)) = writer.close()
+            && let Err((_, error)) = writer.connection.close()
         {
             tracing::warn!(error = %error, "the views could not be closed");
         }
@@ -595,7 +633,14 @@ impl OneGeneration {
         if !at.has_reached(Position(instead.0.newest.load(Ordering::Acquire))) {
             return Ok(false);
         }
-        if self.0.recent.waiting() + self.0.log_views.waiting() > CARRIED_IN_SWAP {
+        self.0.is_merge_due.store(true, Ordering::Release);
+        let unmerged = usize::try_from(self.0.unmerged.load(Ordering::Acquire)).unwrap_or(usize::MAX);
+        if unmerged > 0 {
+            // They are merged in front of the next load, so there must be one.
+            taken(self.0.recent.put(at, Vec::new(), Vec::new(), at))?;
+        }
+        let waiting = self.0.recent.waiting() + self.0.log_views.waiting();
+        if waiting.saturating_add(unmerged) > CARRIED_IN_SWAP {
             self.0.recent.flush(std::time::Duration::ZERO);
             self.0.log_views.flush(std::time::Duration::ZERO);
             return Ok(false);
@@ -679,9 +724,10 @@ impl Inner {
     /// the projector fills them again.
     fn rebuild(&self, edition: u64, why: &StoreError) {
         let mut writer = self.writer.lock();
-        if self.edition.load(Ordering::Acquire) != edition || writer.take().is_none() {
+        if self.edition.load(Ordering::Acquire) != edition {
             return;
         }
+        let Some(Writer { runs, .. }) = writer.take() else { return };
         tracing::warn!(why = why.chain(), "the views are damaged and are rebuilt from the log");
         let mut log_writer = self.log_views.lock();
         self.edition.store(edition + 1, Ordering::Release);
@@ -691,8 +737,10 @@ impl Inner {
         self.newest.store(0, Ordering::Release);
         self.recent.clear();
         self.cache.clear();
-        match create(&self.place.path, self.place.log) {
-            Ok(connection) => *writer = Some(connection),
+        self.unmerged.store(0, Ordering::Release);
+        self.is_merge_due.store(false, Ordering::Release);
+        match Writer::create(&self.place.path, self.place.log, runs.is_some()) {
+            Ok(made) => *writer = Some(made),
             Err(error) => tracing::error!(error = %error, "the views cannot be made anew"),
         }
         if let Err(error) = self.log_views.recreate(&mut log_writer) {
@@ -893,7 +941,7 @@ impl Inner {
             return Ok(0);
         }
         let _writing = self.begin_write();
-        let transaction = writer.as_mut().ok_or(CLOSED)?.transaction().map_err(failed)?;
+        let transaction = writer.as_mut().ok_or(CLOSED)?.connection.transaction().map_err(failed)?;
         parked::ask_replay(&transaction, &asked)?;
         transaction.commit().map_err(failed)?;
         Ok(asked.len())
@@ -903,7 +951,7 @@ impl Inner {
     fn carry(&self) {
         while let Some(load) = self.recent.next_load() {
             let edition = self.edition.load(Ordering::Acquire);
-            match self.write(&load.rows, load.to, edition) {
+            match self.carry_load(&load, edition) {
                 Ok(()) => {
                     self.recent.carried(&load);
                     self.advance_log(load.to, edition);
@@ -914,6 +962,92 @@ impl Inner {
                     std::thread::sleep(RETRY);
                 }
             }
+        }
+    }
+
+    /// Writes a load, as a run or behind all runs.
+    fn carry_load(&self, load: &Load, edition: u64) -> Result<(), StoreError> {
+        if !self.is_merge_due.load(Ordering::Acquire) && self.write_run(load, edition)? {
+            return Ok(());
+        }
+        if self.merge_runs(edition)? { self.write(&load.rows, load.to, edition) } else { Ok(()) }
+    }
+
+    /// Writes a load as a run, together with what is parked and the checkpoint, or leaves
+    /// alone views that were made anew meanwhile; `false` if no run may be added.
+    fn write_run(&self, load: &Load, edition: u64) -> Result<bool, StoreError> {
+        let mut writer = self.writer.lock();
+        if self.edition.load(Ordering::Acquire) != edition {
+            return Ok(true);
+        }
+        let Writer { connection, runs } = writer.as_mut().ok_or(CLOSED)?;
+        let Some(runs) = runs.as_mut().filter(|runs| runs.has_room()) else { return Ok(false) };
+        let run = (!load.rows.is_empty()).then(|| runs.write(&load.rows)).transpose();
+        let run = run.map_err(|error| StoreError::unavailable("the views", error))?;
+        let _writing = self.begin_write();
+        let transaction = connection.transaction().map_err(failed)?;
+        run.iter().try_for_each(|run| runs::note(&transaction, run)).map_err(failed)?;
+        self.write_place(&transaction, load.to).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+        run.into_iter().for_each(|run| runs.add(run));
+        self.unmerged.store(runs.rows(), Ordering::Release);
+        Ok(true)
+    }
+
+    /// Merges all runs into the table, in which there was nothing before, some rows in a
+    /// transaction; `false` where that is left for the next start, or the views were made
+    /// anew meanwhile: then nothing else may be written either.
+    fn merge_runs(&self, edition: u64) -> Result<bool, StoreError> {
+        let mut merge = {
+            let mut writer = self.writer.lock();
+            if self.edition.load(Ordering::Acquire) != edition {
+                return Ok(false);
+            }
+            let Writer { connection, runs } = writer.as_mut().ok_or(CLOSED)?;
+            let Some(runs) = runs else { return Ok(true) };
+            runs.merge(connection)?
+        };
+        loop {
+            let mut rows = Vec::with_capacity(MERGED_AT_ONCE);
+            while rows.len() < MERGED_AT_ONCE
+                && let Some(row) = merge.next()?
+            {
+                rows.push(row);
+            }
+            let is_last = rows.len() < MERGED_AT_ONCE;
+            self.wait_for_room(edition);
+            let mut writer = self.writer.lock();
+            if self.edition.load(Ordering::Acquire) != edition || self.is_closing.load(Ordering::Acquire) {
+                return Ok(false);
+            }
+            let Writer { connection, runs } = writer.as_mut().ok_or(CLOSED)?;
+            let _writing = self.begin_write();
+            let transaction = connection.transaction().map_err(failed)?;
+            write_rows(&transaction, rows.iter().map(|(key, row)| (key, row))).map_err(failed)?;
+            if is_last {
+                runs::note_merged(&transaction).map_err(failed)?;
+            }
+            transaction.commit().map_err(failed)?;
+            if is_last {
+                self.unmerged.store(0, Ordering::Release);
+                *runs = None;
+                runs::remove(&self.place.path);
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Waits while the disk has no room, unless nobody needs these views any more.
+    fn wait_for_room(&self, edition: u64) {
+        let mut was_told = false;
+        while (self.place.lacks_room)(MERGE_ROOM_BYTES)
+            && self.edition.load(Ordering::Acquire) == edition
+            && !self.is_closing.load(Ordering::Acquire)
+        {
+            if !std::mem::replace(&mut was_told, true) {
+                tracing::warn!("the rebuild of the views waits: the disk has too little room for their rows");
+            }
+            std::thread::sleep(RETRY);
         }
     }
 
@@ -974,18 +1108,23 @@ impl Inner {
                 return Ok(());
             }
             let _writing = self.begin_write();
-            let transaction = writer.as_mut().ok_or(CLOSED)?.transaction().map_err(failed)?;
+            let transaction = writer.as_mut().ok_or(CLOSED)?.connection.transaction().map_err(failed)?;
             write_rows(&transaction, rows.by_ref().take(ROWS_AT_ONCE)).map_err(failed)?;
             let is_last = rows.peek().is_none();
             if is_last {
-                parked::write(&transaction, &self.recent.parked_load()).map_err(failed)?;
-                transaction.execute("UPDATE views SET position = ?1", [to.0]).map_err(failed)?;
+                self.write_place(&transaction, to).map_err(failed)?;
             }
             transaction.commit().map_err(failed)?;
             if is_last {
                 return Ok(());
             }
         }
+    }
+
+    /// What goes with the last rows of a load: what is parked, and the checkpoint.
+    fn write_place(&self, transaction: &rusqlite::Transaction<'_>, to: Position) -> rusqlite::Result<()> {
+        parked::write(transaction, &self.recent.parked_load())?;
+        transaction.execute("UPDATE views SET position = ?1", [to.0]).map(drop)
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::sync_folder;
+use super::{runs, sync_folder};
 use crate::domain::stream::Position;
 use crate::domain::time::Timestamp;
 
@@ -18,8 +18,8 @@ const NEW: &str = "views.json.new";
 const SCHEMA: u32 = 1;
 /// The files of a generation: its answers and its event log.
 const FILES: [&str; 2] = ["views", "log-views"];
-/// What SQLite adds to a file's name.
-const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
+/// What is added to a file's name, by SQLite and where rows are sorted.
+pub(super) const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", runs::SUFFIX];
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -53,7 +53,7 @@ struct Shared {
     segment_events: u64,
     log_end: Arc<dyn Fn() -> Position + Send + Sync>,
     /// Whether less than the reserve and so much more is free on the disk.
-    lacks_room: Box<dyn Fn(u64) -> bool + Send + Sync>,
+    lacks_room: Arc<dyn Fn(u64) -> bool + Send + Sync>,
     live: RwLock<Arc<OneGeneration>>,
     /// One that is being built.
     next: Mutex<Option<Arc<OneGeneration>>>,
@@ -85,15 +85,24 @@ pub(super) fn open(
     let disk = events.clone();
     let log_end: Arc<dyn Fn() -> Position + Send + Sync> = Arc::new(move || log_end.position());
     let [path, log_path] = pointer::paths(&folder, pointer.live);
-    let (log_end_of, put_back_of) = (log_end.clone(), put_back.clone());
-    let place = Place { path, log_path, log, segment_events, log_end: log_end_of, put_back: put_back_of };
-    let (live, why) = generation::open(place)?;
+    let lacks_room: Arc<dyn Fn(u64) -> bool + Send + Sync> = Arc::new(move |bytes| disk.lacks_room(bytes));
+    let (log_end_of, put_back_of, lacks_room_of) = (log_end.clone(), put_back.clone(), lacks_room.clone());
+    let place = Place {
+        path,
+        log_path,
+        log,
+        segment_events,
+        log_end: log_end_of,
+        lacks_room: lacks_room_of,
+        put_back: put_back_of,
+    };
+    let (live, why) = generation::open(place, false)?;
     let shared = Shared {
         folder,
         log,
         segment_events,
         log_end,
-        lacks_room: Box::new(move |bytes| disk.lacks_room(bytes)),
+        lacks_room,
         live: RwLock::new(Arc::new(live)),
         next: Mutex::default(),
         pointer: Mutex::new(pointer),
@@ -166,9 +175,10 @@ impl Shared {
             return Ok(Some(next));
         }
         let [path, log_path] = pointer::paths(&self.folder, number);
-        let (log_end, put_back) = (self.log_end.clone(), self.put_back.clone());
-        let place = Place { path, log_path, log: self.log, segment_events: self.segment_events, log_end, put_back };
-        let next = Arc::new(generation::open(place)?.0);
+        let (log_end, lacks_room) = (self.log_end.clone(), self.lacks_room.clone());
+        let (log, segment_events, put_back) = (self.log, self.segment_events, self.put_back.clone());
+        let place = Place { path, log_path, log, segment_events, log_end, lacks_room, put_back };
+        let next = Arc::new(generation::open(place, true)?.0);
         let mut place = self.next.lock();
         if self.is_closing.load(Ordering::Acquire) {
             next.close();
