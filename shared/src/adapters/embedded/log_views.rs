@@ -46,12 +46,15 @@ const FORMAT: i64 = 1;
 pub(super) const SEGMENT_EVENTS: u64 = 256 * 1024;
 /// Loads that may gather while a segment fills.
 const LOADS: u64 = 4;
+/// Bytes of a page of a new file. Rows and the entries of 13 indexes are on fewer pages,
+/// each found in fewer steps, than with the usual 4 KiB.
+const FILE_PAGE_BYTES: i64 = 8 * 1024;
 /// Page cache of the writing connection and of each reading one, in KiB.
 const WRITER_CACHE_KIB: i64 = 128 * 1024;
 const READER_CACHE_KIB: i64 = 16 * 1024;
 /// Pages that gather in the file's own log before they go to their places: most of them
 /// are written again and again. And what is kept of that log's file.
-const CHECKPOINT_PAGES: i64 = 32_000;
+const CHECKPOINT_PAGES: i64 = 16_000;
 const JOURNAL_BYTES: i64 = 192 * 1024 * 1024;
 /// Reading connections that are kept open.
 const READERS: usize = 4;
@@ -526,6 +529,8 @@ fn connect(path: &Path, cache_kib: i64) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    // Before anything is in the file.
+    connection.pragma_update(None, "page_size", FILE_PAGE_BYTES)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "cache_size", -cache_kib)?;
