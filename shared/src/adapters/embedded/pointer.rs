@@ -114,7 +114,8 @@ pub(super) fn remove_all(folder: &Path) -> io::Result<()> {
     remove(&folder.join(NAME))
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -18,6 +18,7 @@ use bytes::{Buf, BufMut};
 use rusqlite::Connection;
 
 use super::generation::failed;
+use super::pointer;
 use super::recent::Row;
 use crate::domain::answer::Key;
 use crate::domain::stream::{Position, Revision};
@@ -138,18 +139,9 @@ pub(super) fn expect_none(answers: &Path, connection: &Connection) -> Result<Opt
     if !read_runs(connection).map_err(failed)?.is_empty() {
         return Err(StoreError::Corrupt { what: "the views, of which rows were not merged,".into(), source: None });
     }
-    remove(answers);
+    // What is left of those that are merged.
+    pointer::remove(&path(answers)).map_err(|error| StoreError::unavailable("the views", error))?;
     Ok(None)
-}
-
-/// Removes the file of runs that are merged, if it is there.
-pub(super) fn remove(answers: &Path) {
-    match std::fs::remove_file(path(answers)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            tracing::warn!(error = %error, "rows of the views that are merged could not be removed; the next start does it");
-        }
-        _ => {}
-    }
 }
 
 /// Notes in the answers' file that a run belongs to it.
@@ -168,7 +160,8 @@ fn read_runs(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
     runs.collect()
 }
 
-fn path(answers: &Path) -> PathBuf {
+/// The file of the runs of the answers in a file.
+pub(super) fn path(answers: &Path) -> PathBuf {
     let mut path = answers.as_os_str().to_owned();
     path.push(SUFFIX);
     path.into()

@@ -201,7 +201,7 @@ impl Shared {
     fn discard_if_parked(&self, stream: &StreamId) {
         let is_parked = |next: &mut Arc<OneGeneration>| next.recent().parked(stream).is_some();
         if let Some(next) = self.next.lock().take_if(is_parked) {
-            next.discard();
+            next.discard(&|| true);
         }
     }
 
@@ -220,20 +220,24 @@ impl Shared {
         *pointer = named;
         drop(pointer);
         *self.next.lock() = None;
-        *self.live.write() = new;
+        *self.live.write() = new.clone();
         self.swaps.send_modify(|swaps| *swaps += 1);
-        self.remove_behind(old);
+        self.remove_behind(old, new);
         Ok(true)
     }
 
-    /// Removes a generation when its last reader has let go of it.
-    fn remove_behind(self: &Arc<Self>, old: Arc<OneGeneration>) {
+    /// Removes a generation when its last reader has let go of it, and what the building of
+    /// the new one has left.
+    fn remove_behind(self: &Arc<Self>, old: Arc<OneGeneration>, new: Arc<OneGeneration>) {
         let shared = self.clone();
         let remove = move || {
-            while Arc::strong_count(&old) > 1 && !shared.is_closing.load(Ordering::Acquire) {
+            let is_closing = || shared.is_closing.load(Ordering::Acquire);
+            new.clean_up(&is_closing);
+            drop(new);
+            while Arc::strong_count(&old) > 1 && !is_closing() {
                 std::thread::sleep(LET_GO);
             }
-            old.discard();
+            old.discard(&is_closing);
         };
         let mut removers = self.removers.lock();
         removers.retain(|remover| !remover.is_finished());
