@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fjall::{Keyspace, UserKey, UserValue};
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -32,7 +33,7 @@ const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// What an append takes beside its events where many are handed over together.
 const EACH_BYTES: usize = 256;
 /// While a group is on its way, so many appends are worth preparing.
-const WORTH_IT: usize = 16;
+const WORTH_IT: usize = 32;
 /// Groups up to this many appends are written by the thread that judged them.
 const ALONE: usize = 2;
 /// When nothing comes for this long, what can wait is done.
@@ -507,8 +508,8 @@ struct Group {
 /// Heads of streams and claims as a group leaves them.
 #[derive(Default)]
 struct Added {
-    heads: HashMap<StreamId, Head>,
-    claims: HashMap<IdempotencyKey, Kept>,
+    heads: HashMap<StreamId, Head, RandomState>,
+    claims: HashMap<IdempotencyKey, Kept, RandomState>,
 }
 
 impl Group {
