@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use quick_cache::sync::{Cache, GuardResult};
@@ -65,9 +66,9 @@ const MERGED_AT_ONCE: usize = 4 * 1024;
 const MERGE_ROOM_BYTES: u64 = 128 * 1024 * 1024;
 /// Bytes by which a file that is not needed any more is made smaller, and how often.
 const SHRUNK_AT_ONCE: u64 = 8 * 1024 * 1024;
-const SHRINKING: std::time::Duration = std::time::Duration::from_millis(20);
+const SHRINKING: Duration = Duration::from_millis(20);
 /// How long to wait after a failed write.
-const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(1);
 
 const SCHEMA: &str = "
     CREATE TABLE views (
@@ -88,10 +89,16 @@ const SCHEMA: &str = "
 /// Rows that are carried while a swap waits for them.
 const CARRIED_IN_SWAP: usize = 16 * 1024;
 /// How long a swap waits for that.
-const SWAP_PATIENCE: std::time::Duration = std::time::Duration::from_millis(250);
+const SWAP_PATIENCE: Duration = Duration::from_millis(250);
+
+/// While more events a second than this are projected, over so long, texts are not indexed,
+/// as long as no more than so many segments wait for that.
+const BUSY_RATE: f64 = 5_000.0;
+const BUSY_FOR: Duration = Duration::from_millis(250);
+const UNINDEXED_MAX: usize = 16;
 
 /// How long a replay waits for the event log's file to have all that was taken.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 const CLOSED: StoreError = StoreError::Unavailable { what: "the views", source: None };
 const REBUILDING: StoreError =
@@ -415,7 +422,7 @@ impl Writer {
 fn connect(path: &Path, cache_kib: i64) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // Each transaction of the carrier is synced by itself: a sync of all that has
     // gathered until a checkpoint would hold up the log's own syncs.
@@ -572,7 +579,7 @@ impl OneGeneration {
     fn check_behind(&self) {
         let inner = self.0.clone();
         let check = move || {
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             match inner.read(check_rows).and_then(|()| inner.read_log(LogViews::check)) {
                 Ok(()) => tracing::info!(took = ?begun.elapsed(), "the views were checked and are sound"),
                 Err(_) if inner.is_closing.load(Ordering::Acquire) => {}
@@ -673,8 +680,8 @@ impl OneGeneration {
         }
         let waiting = self.0.recent.waiting() + self.0.log_views.waiting();
         if waiting.saturating_add(unmerged) > CARRIED_IN_SWAP {
-            self.0.recent.flush(std::time::Duration::ZERO);
-            self.0.log_views.flush(std::time::Duration::ZERO);
+            self.0.recent.flush(Duration::ZERO);
+            self.0.log_views.flush(Duration::ZERO);
             return Ok(false);
         }
         let asked = instead.0.recent.all_parked(None, usize::MAX).into_iter().filter(|parked| parked.replay);
@@ -1098,14 +1105,20 @@ impl Inner {
         }
     }
 
-    /// Makes the indexes of texts, until the views are closed.
+    /// Makes the indexes of texts, until the views are closed: half of the time at most, and
+    /// while much is projected only if too many are missing. Nobody waits for them.
     fn index_texts(&self) {
+        let (mut looked, mut reached, mut spare) = (Instant::now(), self.reached.get(), 0);
         while !self.is_closing.load(Ordering::Acquire) {
-            let (begun, reached) = (std::time::Instant::now(), self.reached.get());
-            match self.read_log(LogViews::index_some) {
-                // Nobody waits for it, and its writing holds up the projection.
-                Ok(true) if self.reached.get() != reached => std::thread::park_timeout(begun.elapsed()),
-                Ok(true) => std::thread::yield_now(),
+            if looked.elapsed() >= BUSY_FOR {
+                let now = self.reached.get();
+                let is_busy = now.saturating_sub(reached) as f64 >= BUSY_RATE * looked.elapsed().as_secs_f64();
+                spare = if is_busy { UNINDEXED_MAX } else { 0 };
+                (looked, reached) = (Instant::now(), now);
+            }
+            let begun = Instant::now();
+            match self.read_log(|log_views| log_views.index_some(spare)) {
+                Ok(true) => std::thread::park_timeout(begun.elapsed()),
                 Ok(false) => std::thread::park_timeout(RETRY),
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "texts could not be indexed; it is tried again");

@@ -224,11 +224,12 @@ impl LogViews {
         self.young.clear();
     }
 
-    /// Makes some more of the indexes of texts; whether there is more to do.
-    pub(super) fn index_some(&self) -> Result<bool, StoreError> {
+    /// Makes some more of the indexes of texts, where more than so many are missing; whether
+    /// there may be more to do.
+    pub(super) fn index_some(&self, spare: usize) -> Result<bool, StoreError> {
         let mut writer = self.lock();
         let Writer { connection, segments, indexing, .. } = writer.as_mut().ok_or(CLOSED)?;
-        text::index_some(connection, segments, indexing)
+        text::index_some(connection, segments, indexing, spare)
     }
 
     /// Notes that there are no changes up to a position but those that are in the file, if

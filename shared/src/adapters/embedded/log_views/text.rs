@@ -73,15 +73,17 @@ pub(super) struct Indexing {
     after: i64,
 }
 
-/// Makes some more of the index of a segment that is full and has none; whether there
-/// is more to do.
+/// Makes some more of the index of a segment that is full and has none, if there are more
+/// than so many of these; whether there may be more to do.
 pub(super) fn index_some(
     connection: &mut Connection,
     segments: &mut [Segment],
     indexing: &mut Option<Indexing>,
+    spare: usize,
 ) -> Result<bool, StoreError> {
     let full = segments.len().saturating_sub(1);
-    let Some(segment) = segments[..full].iter_mut().find(|segment| !segment.has_text) else { return Ok(false) };
+    let missing = segments[..full].iter_mut().rev().filter(|segment| !segment.has_text);
+    let Some(segment) = missing.skip(spare).last() else { return Ok(false) };
     let transaction = connection.transaction().map_err(failed)?;
     let ordinal = segment.ordinal;
     let after = match indexing.take().filter(|indexing| indexing.ordinal == ordinal) {
