@@ -91,8 +91,8 @@ const CARRIED_IN_SWAP: usize = 16 * 1024;
 /// How long a swap waits for that.
 const SWAP_PATIENCE: Duration = Duration::from_millis(250);
 
-/// While more events a second than this are projected, over so long, texts are not indexed,
-/// as long as no more than so many segments wait for that.
+/// While more events a second than this are projected, over so long, the indexes of the event
+/// log that can wait are not made, as long as no more than so many segments lack them.
 const BUSY_RATE: f64 = 5_000.0;
 const BUSY_FOR: Duration = Duration::from_millis(250);
 const UNINDEXED_MAX: usize = 16;
@@ -255,7 +255,7 @@ pub(super) fn open(place: Place, is_built: bool) -> Result<(OneGeneration, Optio
     let start = |name: &str| std::thread::Builder::new().name(name.into());
     *inner.carrier.lock() = Some(start("views-writer").spawn(move || carrier.carry()).map_err(failed)?);
     *inner.log_carrier.lock() = Some(start("log-views-writer").spawn(move || log_carrier.carry_log()).map_err(failed)?);
-    *inner.indexer.lock() = Some(start("views-indexer").spawn(move || indexer.index_texts()).map_err(failed)?);
+    *inner.indexer.lock() = Some(start("views-indexer").spawn(move || indexer.index_log()).map_err(failed)?);
     let generation = OneGeneration(inner);
     if is_sound {
         generation.check_behind();
@@ -1105,9 +1105,9 @@ impl Inner {
         }
     }
 
-    /// Makes the indexes of texts, until the views are closed: half of the time at most, and
-    /// while much is projected only if too many are missing. Nobody waits for them.
-    fn index_texts(&self) {
+    /// Makes the indexes of the event log that can wait, until the views are closed: half of
+    /// the time at most, and while much is projected only if too many are missing.
+    fn index_log(&self) {
         let (mut looked, mut reached, mut spare) = (Instant::now(), self.reached.get(), 0);
         while !self.is_closing.load(Ordering::Acquire) {
             if looked.elapsed() >= BUSY_FOR {
@@ -1121,7 +1121,7 @@ impl Inner {
                 Ok(true) => std::thread::park_timeout(begun.elapsed()),
                 Ok(false) => std::thread::park_timeout(RETRY),
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "texts could not be indexed; it is tried again");
+                    tracing::warn!(error = %error.chain(), "log events could not be indexed; it is tried again");
                     std::thread::park_timeout(RETRY);
                 }
             }

@@ -41,7 +41,7 @@ use crate::ports::{
 };
 
 /// The version of the tables. Another one in the file: the views are rebuilt.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 /// Events in a segment.
 pub(super) const SEGMENT_EVENTS: u64 = 256 * 1024;
 /// Loads that may gather while a segment fills.
@@ -224,12 +224,13 @@ impl LogViews {
         self.young.clear();
     }
 
-    /// Makes some more of the indexes of texts, where more than so many are missing; whether
-    /// there may be more to do.
+    /// Makes some more of the indexes that are not made with each event, where more segments
+    /// than so many lack them; whether there may be more to do.
     pub(super) fn index_some(&self, spare: usize) -> Result<bool, StoreError> {
         let mut writer = self.lock();
         let Writer { connection, segments, indexing, .. } = writer.as_mut().ok_or(CLOSED)?;
-        text::index_some(connection, segments, indexing, spare)
+        Ok(segments::order_one(connection, segments, spare)?
+            || text::index_some(connection, segments, indexing, spare)?)
     }
 
     /// Notes that there are no changes up to a position but those that are in the file, if

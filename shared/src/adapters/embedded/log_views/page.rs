@@ -115,6 +115,8 @@ struct Source<'a> {
     ordinal: Option<usize>,
     /// Whether events are looked up by their trigrams; none until that is decided.
     by_text: Option<bool>,
+    /// Whether its orders by a text have indexes.
+    has_orders: bool,
     value: Option<&'a Value>,
     nulls: Nulls,
     found: VecDeque<Place>,
@@ -313,6 +315,7 @@ impl<'a> Source<'a> {
         Self {
             ordinal: Some(segment.ordinal),
             by_text,
+            has_orders: segment.has_orders,
             value,
             nulls,
             found: VecDeque::new(),
@@ -325,7 +328,7 @@ impl<'a> Source<'a> {
     /// What is not in the file, in order.
     fn young(found: VecDeque<Place>) -> Self {
         let (by_text, value, nulls, chunk) = (Some(false), None, Nulls::Either, 0);
-        Self { ordinal: None, by_text, value, nulls, found, last: None, chunk, is_done: true }
+        Self { ordinal: None, by_text, has_orders: false, value, nulls, found, last: None, chunk, is_done: true }
     }
 
     /// Asks for what comes next, more each time.
@@ -359,6 +362,7 @@ impl<'a> Source<'a> {
             (Some((column, _)), _) => plan::index(column, ordinal),
             (None, SortKey::Number) => "NOT INDEXED".into(),
             (None, _) if trigrams.is_some() => "NOT INDEXED".into(),
+            (None, SortKey::Name | SortKey::Category) if !self.has_orders => "NOT INDEXED".into(),
             (None, _) => format!("INDEXED BY by_{key}_{ordinal}"),
         };
         sql.push(&format!("SELECT {key}, id, number FROM events_{ordinal} {index} WHERE "));
@@ -444,8 +448,11 @@ fn place(by: SortKey, row: &Row<'_>) -> rusqlite::Result<Place> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::embedded::log_views::{LogViews, segments};
+    use crate::adapters::embedded::log_views::{LogViews, segments, tables};
     use crate::domain::filter::{Comparison, Field, Filter, Literal, Op, Test};
+    use crate::domain::log_event::Members;
+    use crate::domain::projection::{EventChange, LogChange};
+    use crate::domain::stream::{Position, Revision};
     use crate::ports::LogId;
 
     fn compare(field: Field, comparison: Comparison, literal: Literal) -> Filter {
@@ -459,8 +466,9 @@ mod tests {
         let writer = views.lock();
         let connection = &writer.as_ref().expect("open").connection;
         let segment = segments::create(connection, 0, 0).expect("created");
+        connection.execute_batch(&tables::orders(0)).expect("created");
         let whole = Span::ALL;
-        let segment = Segment { times: whole, created: whole, ..segment };
+        let segment = Segment { times: whole, created: whole, has_orders: true, ..segment };
         let plan = Plan::new(&query.filter);
         let behind = match &query.from {
             From::Behind(place) => Some(place),
@@ -524,6 +532,60 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// The order is the same before a segment has the indexes of it.
+    #[test]
+    fn orders_by_text_need_no_index() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let views = LogViews::create(&folder.path().join("views"), LogId(Uuid::nil()), 9).expect("created");
+        let names = [Some("b"), None, Some("a"), Some(""), Some("b"), None, Some("c")];
+        let events = (1..=30_u64).map(|number| {
+            let id = Uuid::from_u128(u128::from(number * 7919 % 31));
+            let name = names[number as usize % names.len()].map(str::to_owned);
+            let members = Members { name: name.clone(), category: name, ..Members::default() };
+            let event = LogEvent { id, number, created_at: Timestamp::from_micros(5), members };
+            (number, id, Arc::new(event))
+        });
+        let events: Vec<_> = events.collect();
+        let changes = events.iter().map(|(number, id, event)| {
+            let (number, id, event) = (*number, *id, Some(event.clone()));
+            LogChange::Event(EventChange { id, number, event, revision: Revision(0), position: Position(number) })
+        });
+        views.put(changes.collect(), Position(30), || true);
+        views.take_no_more();
+        while let Some(carried) = views.carry_next() {
+            carried.expect("carried");
+        }
+        let mut wanted: Vec<_> = events.iter().map(|(_, id, event)| (event.members.name.clone(), *id)).collect();
+        wanted.sort();
+        for round in ["without", "with some", "with all"] {
+            for (by, descending) in
+                [SortKey::Name, SortKey::Category].into_iter().flat_map(|by| [(by, false), (by, true)])
+            {
+                let order = Order { by, descending, ties: Ties::Id };
+                let (mut found, mut from) = (Vec::new(), From::Start);
+                loop {
+                    let query = EventsQuery { filter: Filter::Any, order, from, limit: 4 };
+                    let page = views.events(&query).expect("a page");
+                    found.extend(page.events.iter().map(|one| (one.event.members.name.clone(), one.event.id)));
+                    match page.events.last() {
+                        Some(last) if page.more => from = From::Behind(order.place_of(&last.event)),
+                        _ => break,
+                    }
+                }
+                if descending {
+                    found.reverse();
+                }
+                assert_eq!(found, wanted, "{round}, {order:?}");
+            }
+            let mut writer = views.lock();
+            let writer = writer.as_mut().expect("open");
+            let spare = if round == "without" { 2 } else { 0 };
+            while segments::order_one(&mut writer.connection, &mut writer.segments, spare).expect("made") {}
+            let missing = writer.segments.iter().filter(|segment| !segment.has_orders).count();
+            assert_eq!((missing, writer.segments.len()), (spare, 4));
         }
     }
 

@@ -56,6 +56,8 @@ pub(super) struct Segment {
     pub(super) created: Span,
     /// Its texts have an index.
     pub(super) has_text: bool,
+    /// Its orders by a text have indexes.
+    pub(super) has_orders: bool,
 }
 
 impl Segment {
@@ -67,7 +69,7 @@ impl Segment {
 
 /// The segments of a file, in order.
 pub(super) fn read(connection: &Connection) -> Result<Vec<Segment>, StoreError> {
-    let sql = "SELECT ordinal, first, count, oldest, newest, oldest_created, newest_created, has_text \
+    let sql = "SELECT ordinal, first, count, oldest, newest, oldest_created, newest_created, has_text, has_orders \
                FROM segments ORDER BY ordinal";
     let mut statement = connection.prepare_cached(sql).map_err(failed)?;
     let rows = statement.query_map([], |row| {
@@ -78,6 +80,7 @@ pub(super) fn read(connection: &Connection) -> Result<Vec<Segment>, StoreError> 
             times: Span { first: row.get(3)?, last: row.get(4)? },
             created: Span { first: row.get(5)?, last: row.get(6)? },
             has_text: row.get(7)?,
+            has_orders: row.get(8)?,
         })
     });
     rows.map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
@@ -86,19 +89,39 @@ pub(super) fn read(connection: &Connection) -> Result<Vec<Segment>, StoreError> 
 /// Makes the tables of a new segment.
 pub(super) fn create(connection: &Connection, ordinal: usize, first: u64) -> Result<Segment, StoreError> {
     connection.execute_batch(&tables::segment(ordinal)).map_err(failed)?;
-    let segment = Segment { ordinal, first, count: 0, times: Span::NONE, created: Span::NONE, has_text: false };
+    let (times, created, has_text, has_orders) = (Span::NONE, Span::NONE, false, false);
+    let segment = Segment { ordinal, first, count: 0, times, created, has_text, has_orders };
     write(connection, &segment)?;
     Ok(segment)
 }
 
 /// Writes what is known about a segment.
 pub(super) fn write(connection: &Connection, segment: &Segment) -> Result<(), StoreError> {
-    let Segment { ordinal, first, count, times, created, has_text } = segment;
-    let mut statement =
-        connection.prepare_cached("REPLACE INTO segments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)").map_err(failed)?;
-    let values = params![ordinal, first, count, times.first, times.last, created.first, created.last, has_text];
+    let Segment { ordinal, first, count, times, created, has_text, has_orders } = segment;
+    let sql = "REPLACE INTO segments VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let (times, created) = ((times.first, times.last), (created.first, created.last));
+    let values = params![ordinal, first, count, times.0, times.1, created.0, created.1, has_text, has_orders];
     statement.execute(values).map_err(failed)?;
     Ok(())
+}
+
+/// Makes the indexes of orders of a segment that has none, if there are more than so many
+/// of these; whether there may be more to do.
+pub(super) fn order_one(
+    connection: &mut Connection,
+    segments: &mut [Segment],
+    spare: usize,
+) -> Result<bool, StoreError> {
+    let missing = segments.iter_mut().rev().filter(|segment| !segment.has_orders);
+    let Some(segment) = missing.skip(spare).last() else { return Ok(false) };
+    let transaction = connection.transaction().map_err(failed)?;
+    transaction.execute_batch(&tables::orders(segment.ordinal)).map_err(failed)?;
+    let done = Segment { has_orders: true, ..segment.clone() };
+    write(&transaction, &done)?;
+    transaction.commit().map_err(failed)?;
+    *segment = done;
+    Ok(true)
 }
 
 /// The segment in which an integer id lies.

@@ -30,7 +30,8 @@ pub(super) const SCHEMA: &str = "
         newest INTEGER NOT NULL,
         oldest_created INTEGER NOT NULL,
         newest_created INTEGER NOT NULL,
-        has_text INTEGER NOT NULL
+        has_text INTEGER NOT NULL,
+        has_orders INTEGER NOT NULL
     );
     -- Events whose latest change is not their recording: amended or deleted.
     CREATE TABLE amended (
@@ -89,9 +90,7 @@ pub(super) fn segment(ordinal: usize) -> String {
         );
         CREATE INDEX by_id_{ordinal} ON events_{ordinal} (id);
         CREATE INDEX by_timestamp_{ordinal} ON events_{ordinal} (timestamp, id);
-        CREATE INDEX by_created_at_{ordinal} ON events_{ordinal} (created_at, id);
-        CREATE INDEX by_name_{ordinal} ON events_{ordinal} (name, id);
-        CREATE INDEX by_category_{ordinal} ON events_{ordinal} (category, id);"
+        CREATE INDEX by_created_at_{ordinal} ON events_{ordinal} (created_at, id);"
     );
     for column in EQUALITIES {
         sql += &format!(
@@ -100,6 +99,13 @@ pub(super) fn segment(ordinal: usize) -> String {
         );
     }
     sql
+}
+
+/// Makes the indexes of the orders by a text. Their entries go to random places, and
+/// they are asked for least, so a segment gets them when there is time for that.
+pub(super) fn orders(ordinal: usize) -> String {
+    let index = |column| format!("CREATE INDEX by_{column}_{ordinal} ON events_{ordinal} ({column}, id);");
+    ["name", "category"].map(index).concat()
 }
 
 /// Columns that have an index for equality.
