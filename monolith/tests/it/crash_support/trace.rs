@@ -38,7 +38,7 @@ pub(crate) const STRACE: &[&str] = &[
 pub(crate) type Moment = u64;
 
 /// A finished call, or one that the end of the process cut off.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Call {
     name: String,
     /// Between the brackets, as printed.
@@ -192,6 +192,7 @@ impl Trace {
                 last: 0,
             },
             tree: HashMap::new(),
+            creating: HashMap::new(),
             open: HashMap::new(),
         };
         each_call(file, |call| reader.take(call));
@@ -483,8 +484,12 @@ fn compare(left: &Path, right: &Path, below: &Path, differences: &mut BTreeMap<P
 
 // ------------------------------------------------------------- reading a trace
 
+/// In front of the name of a call that may create a file and has not returned.
+const BEGINS: &str = "begins ";
+
 /// Joins `<unfinished ...>` with `<... resumed>` and gives each call when it
-/// ended; those that the end of the process cut off come last.
+/// ended; those that the end of the process cut off come last. One that may create
+/// a file is given when it begins, too, under another name.
 fn each_call(file: &Path, mut take: impl FnMut(Call)) {
     let mut lines = BufReader::with_capacity(1 << 20, File::open(file).expect("the trace is there"));
     let mut unfinished: HashMap<String, (String, Moment)> = HashMap::new();
@@ -511,6 +516,12 @@ fn each_call(file: &Path, mut take: impl FnMut(Call)) {
                 // have got it before this one returns.
                 take(parse_call(head, moment, moment));
             } else {
+                if head.contains("O_CREAT") {
+                    // Another thread may open the file before this one returns.
+                    let mut begins = parse_call(head, moment, moment);
+                    begins.name.insert_str(0, BEGINS);
+                    take(begins);
+                }
                 unfinished.insert(thread.to_owned(), (head.to_owned(), moment));
             }
         } else if rest.as_bytes()[0].is_ascii_lowercase() {
@@ -642,6 +653,8 @@ struct Reader {
     trace: Trace,
     /// Names as they are now, synced or not.
     tree: HashMap<(NodeId, String), NodeId>,
+    /// Files that a call which has not returned may have created, and since when.
+    creating: HashMap<String, Moment>,
     open: HashMap<String, OpenFile>,
 }
 
@@ -652,6 +665,11 @@ impl Reader {
         let arguments = call.arguments.clone();
         let text = arguments.as_str();
         match call.name.as_str() {
+            "begins openat" => {
+                let (folder, rest) = folder_and_rest(text);
+                self.creating.insert(absolute(folder, &parse_path(rest).0), call.begun);
+            }
+            name if name.starts_with(BEGINS) => {}
             "open" | "creat" => self.take_open(&call, None, text),
             "openat" | "openat2" => {
                 let (folder, rest) = folder_and_rest(text);
@@ -814,7 +832,12 @@ impl Reader {
         let node = match self.lookup(&path) {
             Some(node) => node,
             None if creates => self.add(call, &path, false),
-            None => panic!("opened a file that the trace does not know: {path}"),
+            None => {
+                let begun = self.creating.get(&path).copied();
+                let begun = begun.unwrap_or_else(|| panic!("opened a file that the trace does not know: {path}"));
+                // Whoever creates it has done so by now.
+                self.add(&Call { begun, ..call.clone() }, &path, false)
+            }
         };
         if (call.name == "creat" || rest.contains("O_TRUNC")) && self.trace.nodes[node].length > 0 {
             self.set_length(node, 0, call);
@@ -953,4 +976,27 @@ fn parse_path(text: &str) -> (String, &str) {
 
 fn absolute(folder: &str, path: &str) -> String {
     if path.starts_with('/') { path.to_owned() } else { format!("{folder}/{path}") }
+}
+
+/// A thread opens a file whose creation, in another one, has not returned.
+#[test]
+fn a_file_may_be_opened_while_it_is_created() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let path = root.join("1.jnl");
+    let (at, path) = (root.display(), path.display());
+    let lines = [
+        format!(r#"100 openat(AT_FDCWD<{at}>, "{path}", O_WRONLY|O_CREAT|O_EXCL|O_CLOEXEC, 0666 <unfinished ...>"#),
+        format!(r#"101 openat(AT_FDCWD<{at}>, "{path}", O_WRONLY|O_CLOEXEC) = 7<{path}>"#),
+        format!(r#"101 pwrite64(7<{path}>, "ab", 2, 0) = 2"#),
+        format!(r#"100 <... openat resumed>) = 6<{path}>"#),
+        format!(r#"100 pwrite64(6<{path}>, "c", 1, 2) = 1"#),
+    ];
+    std::fs::write(&trace, lines.join("\n") + "\n").expect("written");
+    std::fs::create_dir(&root).expect("made");
+    std::fs::write(root.join("1.jnl"), "abc").expect("written");
+    let trace = Trace::read(&trace, &root);
+    assert_eq!((trace.nodes.len(), trace.names.len(), trace.opened.len()), (2, 1, 2));
+    assert_eq!((trace.names[0].begun, trace.names[0].ended), (1, Some(2)));
+    assert_eq!(trace.differences(&folder.path().join("scratch")), Vec::<String>::new());
 }
