@@ -360,17 +360,9 @@ fn check_rows(connection: &Connection) -> Result<(), StoreError> {
 
 /// Removes a file of SQLite, and what belongs to it.
 pub(super) fn remove(path: &Path) -> rusqlite::Result<()> {
-    for end in pointer::SUFFIXES {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        match std::fs::remove_file(&name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(rusqlite::Error::ToSqlConversionFailure(Box::new(error)));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    let mut names = pointer::SUFFIXES.iter().map(|suffix| pointer::with_suffix(path, suffix));
+    let removed = names.try_for_each(|name| pointer::remove(&name));
+    removed.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
 /// Takes the disk from a file bit by bit: one that is told of many free blocks at once
@@ -435,12 +427,8 @@ fn connect(path: &Path, cache_kib: i64) -> rusqlite::Result<Connection> {
 }
 
 pub(super) fn size(path: &Path) -> u64 {
-    let size = |end| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        std::fs::metadata(name).map_or(0, |file| file.len())
-    };
-    pointer::SUFFIXES.iter().map(size).sum()
+    let size = |suffix| std::fs::metadata(pointer::with_suffix(path, suffix)).map_or(0, |file| file.len());
+    pointer::SUFFIXES.into_iter().map(size).sum()
 }
 
 fn checksum(key: &str, value: &str, revision: u64, position: u64) -> u32 {

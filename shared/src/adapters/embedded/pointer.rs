@@ -21,6 +21,13 @@ const FILES: [&str; 2] = ["views", "log-views"];
 /// What is added to a file's name, by SQLite and where rows are sorted.
 pub(super) const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", runs::SUFFIX];
 
+/// The name of a file with something added to it.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pointer {

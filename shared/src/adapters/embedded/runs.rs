@@ -162,9 +162,7 @@ fn read_runs(connection: &Connection) -> rusqlite::Result<Vec<Run>> {
 
 /// The file of the runs of the answers in a file.
 pub(super) fn path(answers: &Path) -> PathBuf {
-    let mut path = answers.as_os_str().to_owned();
-    path.push(SUFFIX);
-    path.into()
+    pointer::with_suffix(answers, SUFFIX)
 }
 
 fn encode(bytes: &mut Vec<u8>, key: &Key, row: &Row) {
