@@ -8,6 +8,7 @@ mod ahead;
 mod engine;
 mod events;
 mod generation;
+mod heads;
 mod inbox;
 pub mod journal;
 mod log_views;
@@ -94,15 +95,17 @@ fn sync_folder(folder: &Path) -> std::io::Result<()> {
 
 #[cfg(all(test, feature = "conformance"))]
 mod tests {
+    use std::collections::BTreeMap;
+
     use uuid::Uuid;
 
     use super::*;
     use crate::domain::filter::Filter;
     use crate::domain::log_event::{LogEvent, Members};
     use crate::domain::projection::{Change, Changes, EventChange, LogChange, Parked};
-    use crate::domain::stream::{Position, Revision, StreamId};
+    use crate::domain::stream::{Metadata, NewEvent, Position, Revision, StreamId};
     use crate::domain::time::Timestamp;
-    use crate::ports::{Checkpoint, Generation, LogReader, Replayed, ViewWriter};
+    use crate::ports::{Checkpoint, EventFeed, EventStore, Generation, LogReader, Replayed, ViewWriter};
 
     fn small_segments(folder: &Path) -> Embedded {
         let metrics = crate::metrics::Metrics::new("test", &[]).expect("metrics").store.clone();
@@ -165,5 +168,83 @@ mod tests {
         assert_eq!(views.count(&Filter::Any).await.expect("a count").found, 120);
         store.views.close();
         store.events.close();
+    }
+
+    /// Where the log's streams end is in rows, and waits, by turns: few are taken to be many
+    /// here. Whatever a start finds must be what was appended.
+    #[tokio::test]
+    async fn streams_end_where_they_ended_before_a_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut ends = BTreeMap::<u64, u64>::new();
+        for start in 0..8_u64 {
+            let store = small_segments(folder.path());
+            for (stream, revision) in &ends {
+                assert_eq!(end_of(&store, *stream).await, Some(*revision), "stream {stream} at start {start}");
+            }
+            for number in 0..40 {
+                append(&store, if number % 3 == 0 { number } else { start * 100 + number }, &mut ends).await;
+            }
+            assert_eq!(end_of(&store, 9_999).await, None);
+            store.views.close();
+            store.events.close();
+        }
+    }
+
+    /// Rows of heads are older than the newest events, and may be newer than those that are
+    /// lost.
+    #[tokio::test]
+    async fn a_repair_leaves_streams_that_end_in_the_log() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (store, mut ends) = (small_segments(folder.path()), BTreeMap::new());
+        for number in 0..120 {
+            append(&store, if number % 4 == 0 { 1_000 } else { number }, &mut ends).await;
+        }
+        store.views.close();
+        store.events.close();
+        drop(store);
+        let journal = folder.path().join("events/0.jnl");
+        let mut bytes = std::fs::read(&journal).expect("readable");
+        let written = bytes.iter().rposition(|byte| *byte != 0).expect("something is");
+        for at in [written / 3, written / 2, written - 400] {
+            bytes[at..at + 24].fill(0);
+        }
+        std::fs::write(&journal, bytes).expect("writable");
+        let report = repair(folder.path()).expect("repaired");
+        assert!(report.gaps.len() >= 3, "{report}");
+        for start in 0..2 {
+            let store = small_segments(folder.path());
+            let mut there = BTreeMap::new();
+            let log = store.events.subscribe(Checkpoint::START).await.expect("followed").next(1_000).await;
+            for event in log.expect("readable").events {
+                there.insert(event.stream.as_str().to_owned(), event.revision.0);
+            }
+            assert!(start > 0 || there.len() < ends.len(), "something was lost");
+            for stream in ends.keys() {
+                let last = end_of(&store, *stream).await;
+                assert_eq!(last, there.get(&format!("answer-{stream}")).copied(), "stream {stream}, start {start}");
+            }
+            for stream in ends.keys().copied().collect::<Vec<_>>() {
+                let last = end_of(&store, stream).await;
+                let mut ends = last.map(|last| (stream, last)).into_iter().collect();
+                append(&store, stream, &mut ends).await;
+            }
+            store.views.close();
+            store.events.close();
+        }
+    }
+
+    async fn end_of(store: &Embedded, stream: u64) -> Option<u64> {
+        let stream = StreamId::from_stored(&format!("answer-{stream}"));
+        let last = store.events.last(&stream).await.expect("readable");
+        last.inspect(|last| assert_eq!(last.stream, stream)).map(|last| last.revision.0)
+    }
+
+    async fn append(store: &Embedded, stream: u64, ends: &mut BTreeMap<u64, u64>) {
+        let metadata = Metadata { schema: 1, recorded_at: Timestamp::from_micros(0) };
+        let event = NewEvent { id: Uuid::new_v4(), kind: "a".into(), data: "{}".into(), metadata };
+        let name = StreamId::from_stored(&format!("answer-{stream}"));
+        let expected = ends.get(&stream).copied().map(Revision).into();
+        let appended = EventStore::append(&store.events, &name, expected, vec![event]).await.expect("appended");
+        ends.insert(stream, appended.first.0);
     }
 }

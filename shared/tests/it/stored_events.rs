@@ -1,8 +1,8 @@
 //! What is stored today must be read by every later version: the JSON of events
 //! as text, and a folder of the embedded store as it was written by this one.
 //!
-//! `data-v1` is never made again. A later format gets a folder and a test of its
-//! own beside it, by `make_data` below, and this one goes on being read.
+//! `data-v1` and `data-v2` are never made again. A later format gets a folder of its own
+//! beside them, by `make_data` below, and these go on being read.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -112,13 +112,14 @@ fn stored_events_may_be_escaped_and_ordered_otherwise() {
     assert_eq!(read, AnswerEvent::Created { key: Key::from_stored("name"), value: "john😀".into() });
 }
 
-const LOG: LogId = LogId(Uuid::from_u128(0x7afc_6819_9a54_462e_9703_d02c_cc95_2b7c));
+/// The ids of the logs in `data-v1` and so on.
+const LOGS: [u128; 2] = [0x7afc_6819_9a54_462e_9703_d02c_cc95_2b7c, 0xe1fa_ca9c_dc17_413f_8c5c_3c3d_56a8_25d0];
 
-fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/data-v1")
+fn data(format: usize) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/data-v{format}"))
 }
 
-/// The events of `data-v1`: of each stream, in order; the last two lie under keys.
+/// The events of each folder: of each stream, in order; the last two lie under keys.
 fn events() -> Vec<RecordedEvent> {
     let mut revisions = std::collections::HashMap::new();
     let record = |(position, (_, _, _, at, event)): (u64, (_, _, _, Timestamp, AnswerEvent))| {
@@ -154,37 +155,50 @@ fn claims() -> [(Claim, Kept); 3] {
 
 #[test]
 fn todays_data_is_read() {
-    let folder = tempfile::tempdir().unwrap();
-    copy(&data(), folder.path());
-    runtime().block_on(async {
-        let store = open(folder.path());
-        // The folder is older than the event log: its views have no file of that yet.
-        assert!(store.rebuilding.is_some(), "the views are filled again");
-        assert_eq!(store.events.log_id().await.unwrap(), LOG);
-        let expected = events();
-        let batch = store.events.subscribe(Checkpoint::START).await.unwrap().next(100).await.unwrap();
-        assert_eq!(batch.events, expected);
-        assert_eq!(batch.checkpoint.position(), Position(8));
-        for event in &expected {
-            let read = store.events.read(&event.stream, event.revision, Direction::Forwards, 1).await.unwrap();
-            assert_eq!(read.as_slice(), std::slice::from_ref(event));
-        }
-        for (claim, kept) in claims() {
-            assert_eq!(store.events.find(&claim.key, claim.at).await.unwrap(), Some(kept), "{:?}", claim.key);
-        }
-        views_are_read(&store).await;
-        // And the log goes on.
-        let last = &expected[7];
-        let new = AnswerEvent::Deleted { key: Key::from_stored("z") }.to_new(Uuid::new_v4(), Timestamp::from_micros(6));
-        let appended = store.events.last(&last.stream).await.unwrap().map(|last| last.revision);
-        let appended = EventStore::append(&store.events, &last.stream, appended.into(), vec![new]).await.unwrap();
-        assert_eq!((appended.first, appended.positions), (Revision(1), vec![Position(9)]));
-        close(store);
-    });
+    for (format, id) in (1..).zip(LOGS) {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&data(format), folder.path());
+        runtime().block_on(is_read(format, LogId(Uuid::from_u128(id)), folder.path()));
+        // What it has become is read as well.
+        runtime().block_on(goes_on(folder.path(), Revision(1)));
+    }
+}
+
+async fn is_read(format: usize, id: LogId, folder: &Path) {
+    let store = open(folder);
+    // The first folder is older than the event log: its views have no file of that yet.
+    assert_eq!(store.rebuilding.is_some(), format == 1, "the views are filled again");
+    assert_eq!(store.events.log_id().await.unwrap(), id);
+    let expected = events();
+    let batch = store.events.subscribe(Checkpoint::START).await.unwrap().next(100).await.unwrap();
+    assert_eq!(batch.events, expected);
+    assert_eq!(batch.checkpoint.position(), Position(8));
+    for event in &expected {
+        let read = store.events.read(&event.stream, event.revision, Direction::Forwards, 1).await.unwrap();
+        assert_eq!(read.as_slice(), std::slice::from_ref(event));
+    }
+    for (claim, kept) in claims() {
+        assert_eq!(store.events.find(&claim.key, claim.at).await.unwrap(), Some(kept), "{:?}", claim.key);
+    }
+    views_are_read(&store).await;
+    close(store);
+    goes_on(folder, Revision(0)).await;
+}
+
+/// The log goes on behind the last event of its last stream.
+async fn goes_on(folder: &Path, last: Revision) {
+    let store = open(folder);
+    let stream = &events()[7].stream;
+    let stored = store.events.last(stream).await.unwrap().map(|last| last.revision);
+    assert_eq!(stored, Some(last));
+    let new = AnswerEvent::Deleted { key: Key::from_stored("z") }.to_new(Uuid::new_v4(), Timestamp::from_micros(6));
+    let appended = EventStore::append(&store.events, stream, stored.into(), vec![new]).await.unwrap();
+    assert_eq!((appended.first, appended.positions), (last.next(), vec![Position(9 + last.0)]));
+    close(store);
 }
 
 async fn views_are_read(store: &shared::adapters::embedded::Embedded) {
-    assert_eq!(resume(&store.views).await, Checkpoint::START);
+    resume(&store.views).await;
     model::pair::project(&store.events, &store.views, Position(8)).await;
     let all = AnswersQuery { prefix: String::new(), after: None, limit: 10 };
     let page = store.views.answers(all).await.unwrap().found;
@@ -198,7 +212,7 @@ async fn views_are_read(store: &shared::adapters::embedded::Embedded) {
 #[test]
 #[ignore = "it is made once for each format"]
 fn make_data() {
-    let folder = data();
+    let folder = data(LOGS.len());
     assert!(!folder.exists(), "{} is there and must go on being read", folder.display());
     runtime().block_on(async {
         let store = open(&folder);

@@ -3,14 +3,16 @@
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `log` | position | the event, see `record` |
-//! | `heads` | hash of the stream | last revision, last position, position of revision 0, stream |
+//! | `heads` | hash of the stream | last revision, last position, position of revision 0, stream; see `heads` |
 //! | `index` | stream, NUL, revision (from 1 on) | position |
 //! | `outcomes` | idempotency key | the outcome, as JSON |
 //! | `expiry` | time of the claim, idempotency key | nothing |
-//! | `meta` | `log_id`, `qaservice/group` | the log's id, the number of the last group |
+//! | `meta` | `log_id` | the format of all this, the log's id |
+//! | `meta` | `qaservice/group` | the number of the last group |
+//! | `meta` | `qaservice/heads` | up to which position `heads` is complete |
 //!
 //! Numbers are big-endian, so that keys sort as they count. A stream of one
-//! event has no entry in `index`: fresh keys cost two rows and not three. Heads are
+//! event has no entry in `index`: fresh keys cost no row there. Heads are
 //! found by 16 bytes of XXH3, for the engine keeps keys up to 20 bytes in its nodes
 //! and follows a pointer for longer ones; the name in the row proves the find.
 
@@ -21,9 +23,9 @@ use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::heads::Heads;
 use super::memtables::Memtables;
 use super::record;
-use super::streams::Streams;
 use crate::adapters::EVENTS_BYTES;
 use crate::domain::outcome::{Fingerprint, IdempotencyKey, Kept, Outcome};
 use crate::domain::stream::{Position, RecordedEvent, Revision, StreamId};
@@ -38,14 +40,19 @@ const LOG_MEMTABLE_BYTES: u64 = 16 * 1024 * 1024;
 /// The key of the number of the last group: `journal` looks for it too.
 pub(super) const GROUP_KEY: &[u8] = b"qaservice/group";
 const LOG_ID_KEY: &[u8] = b"log_id";
+const HEADS_KEY: &[u8] = b"qaservice/heads";
+/// In front of the log's id. Format 1 had the id alone, a row in `heads` for every append
+/// and no `qaservice/heads`; it is read, and becomes format 2 with its next group.
+const FORMAT: u8 = 2;
+/// How many events are read at once for their heads.
+const TAKEN_UP: usize = 4 * 1024;
 
 pub(super) struct Engine {
     /// These first, for they hold keyspaces: a database is closed when nobody does.
     _memtables: Memtables,
-    streams: Streams,
+    pub(super) heads: Heads,
     pub(super) db: Database,
     pub(super) log: Keyspace,
-    pub(super) heads: Keyspace,
     pub(super) index: Keyspace,
     pub(super) outcomes: Keyspace,
     pub(super) expiry: Keyspace,
@@ -68,12 +75,17 @@ impl Head {
     }
 
     /// None if the row is too short or another stream's.
-    fn from_bytes(bytes: &[u8], stream: &StreamId) -> Option<Self> {
+    pub(super) fn from_bytes(bytes: &[u8], stream: &StreamId) -> Option<Self> {
+        Self::read(bytes).filter(|(_, name)| *name == stream.as_str().as_bytes()).map(|(head, _)| head)
+    }
+
+    /// A head and the name of its stream; none if the row is too short.
+    fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (numbers, name) = bytes.split_at_checked(24)?;
         let mut numbers = numbers.chunks_exact(8).map(|eight| eight.try_into().map(u64::from_be_bytes).ok());
         let mut next = || numbers.next().flatten();
         let head = Self { revision: Revision(next()?), position: Position(next()?), first: Position(next()?) };
-        (name == stream.as_str().as_bytes()).then_some(head)
+        Some((head, name))
     }
 }
 
@@ -117,11 +129,11 @@ pub(super) fn expiry_key(at: Timestamp, key: &IdempotencyKey) -> Vec<u8> {
     [&at.micros().max(0).to_be_bytes(), key.to_bytes().as_slice()].concat()
 }
 
-fn failed(error: fjall::Error) -> StoreError {
+pub(super) fn failed(error: fjall::Error) -> StoreError {
     StoreError::corrupt("the event log", error)
 }
 
-fn missing(what: String) -> StoreError {
+pub(super) fn missing(what: String) -> StoreError {
     StoreError::Corrupt { what, source: None }
 }
 
@@ -141,23 +153,95 @@ impl Engine {
         let (outcomes, expiry) = (keyspace("outcomes", rows())?, keyspace("expiry", rows())?);
         let large = vec![log.clone(), heads.clone(), index.clone(), outcomes.clone(), expiry.clone()];
         let memtables = Memtables::hold(large).map_err(fjall::Error::Io)?;
-        let streams = Streams::of(heads.clone()).map_err(fjall::Error::Io)?;
         let meta = keyspace("meta", rows())?;
-        Ok(Self { _memtables: memtables, streams, log, heads, index, outcomes, expiry, meta, db })
+        let noted = meta.get(HEADS_KEY)?;
+        let last = || log.last_key_value().map(|last| last.key()).transpose();
+        let carried = if noted.is_some() { noted.clone() } else { last()? };
+        // Of a number that cannot be read nothing is believed: then all is read again.
+        let carried = carried.and_then(|number| position_of(&number).ok()).unwrap_or(Position::START);
+        let heads = Heads::new(heads, carried, noted.is_some()).map_err(fjall::Error::Io)?;
+        Ok(Self { _memtables: memtables, heads, log, index, outcomes, expiry, meta, db })
+    }
+
+    /// Reads the events whose streams' heads are not in their rows yet; to be called first.
+    pub(super) fn take_up_heads(&self) -> Result<(), StoreError> {
+        let mut at = self.heads.carried();
+        loop {
+            let events = self.follow(at, Position::MAX, TAKEN_UP)?;
+            let Some(last) = events.last() else { return Ok(()) };
+            at = last.position;
+            events.iter().try_for_each(|event| self.heads.take_up(event))?;
+        }
+    }
+
+    /// Corrects the rows of heads whose event a repair could not save, as a group with this
+    /// number. Rows may be lost, too, whose event is there: the next start reads all events.
+    pub(super) fn mend_heads(&self, group: u64) -> Result<(), StoreError> {
+        let mut batch = self.db.batch().durability(Some(fjall::PersistMode::SyncAll));
+        for row in self.heads.rows().iter() {
+            let (key, value) = row.into_inner().map_err(failed)?;
+            let unreadable = || missing("the head of a stream".into());
+            let (head, name) = Head::read(&value).ok_or_else(unreadable)?;
+            if self.is_there(head.position)? {
+                continue;
+            }
+            let stream = StreamId::from_stored(std::str::from_utf8(name).map_err(|_| unreadable())?);
+            match self.last_that_is_there(&stream, head)? {
+                Some(head) => batch.insert(self.heads.rows(), key, head.to_bytes(&stream)),
+                None => batch.remove(self.heads.rows(), key),
+            }
+        }
+        batch.insert(&self.meta, HEADS_KEY, Position::START.0.to_be_bytes());
+        batch.insert(&self.meta, GROUP_KEY, group.to_be_bytes());
+        batch.commit().map_err(failed)
+    }
+
+    fn is_there(&self, position: Position) -> Result<bool, StoreError> {
+        self.log.contains_key(position.0.to_be_bytes()).map_err(failed)
+    }
+
+    /// The head that a stream has without the events that are not there; none if it has none.
+    fn last_that_is_there(&self, stream: &StreamId, head: Head) -> Result<Option<Head>, StoreError> {
+        let indexed = index_key(stream, Revision(1))..=index_key(stream, head.revision);
+        for row in self.index.range(indexed).rev() {
+            let (key, value) = row.into_inner().map_err(failed)?;
+            let revision = key[key.len() - 8..].try_into().map(u64::from_be_bytes).map(Revision);
+            let revision = revision.map_err(|error| StoreError::corrupt("a revision", error))?;
+            let position = position_of(&value)?;
+            if self.is_there(position)? {
+                return Ok(Some(Head { revision, position, ..head }));
+            }
+        }
+        let first = Head { revision: Revision::FIRST, position: head.first, first: head.first };
+        Ok(self.is_there(head.first)?.then_some(first))
     }
 
     pub(super) fn log_id(&self) -> Result<Option<LogId>, StoreError> {
-        let bytes = self.meta.get(LOG_ID_KEY).map_err(failed)?;
-        let id = |bytes: fjall::UserValue| {
-            Uuid::from_slice(&bytes).map_err(|error| StoreError::corrupt("the log's id", error))
+        let Some(bytes) = self.meta.get(LOG_ID_KEY).map_err(failed)? else { return Ok(None) };
+        let id = match bytes.split_first() {
+            Some((&FORMAT, id)) if id.len() == 16 => id,
+            Some((format, id)) if id.len() == 16 => {
+                return Err(missing(format!("the log's id: its format {format} is unknown to this program")));
+            }
+            _ => &bytes[..],
         };
-        bytes.map(id).transpose().map(|id| id.map(LogId))
+        let id = Uuid::from_slice(id).map_err(|error| StoreError::corrupt("the log's id", error))?;
+        Ok(Some(LogId(id)))
+    }
+
+    /// The rows that say that all heads up to a position are in theirs, of the log with
+    /// this id.
+    pub(super) fn note(id: LogId, carried: Position) -> [(&'static [u8], Vec<u8>); 2] {
+        let id = [&[FORMAT], id.0.as_bytes().as_slice()].concat();
+        [(HEADS_KEY, carried.0.to_be_bytes().to_vec()), (LOG_ID_KEY, id)]
     }
 
     /// Names a new log, as its first group.
     pub(super) fn name(&self, id: LogId) -> Result<(), fjall::Error> {
         let mut batch = self.db.batch().durability(Some(fjall::PersistMode::SyncAll));
-        batch.insert(&self.meta, LOG_ID_KEY, id.0.as_bytes());
+        for (key, value) in Self::note(id, Position::START) {
+            batch.insert(&self.meta, key, value);
+        }
         batch.insert(&self.meta, GROUP_KEY, 1_u64.to_be_bytes());
         batch.commit()
     }
@@ -175,18 +259,7 @@ impl Engine {
     }
 
     pub(super) fn head(&self, stream: &StreamId) -> Result<Option<Head>, StoreError> {
-        let Some(bytes) = self.heads.get(head_key(stream)).map_err(failed)? else { return Ok(None) };
-        Head::from_bytes(&bytes, stream).map(Some).ok_or_else(|| missing(format!("the head of stream {stream:?}")))
-    }
-
-    /// As `head`, by whoever appends: what is new is not searched for.
-    pub(super) fn head_before_append(&self, stream: &StreamId) -> Result<Option<Head>, StoreError> {
-        if self.streams.may_have(&head_key(stream)) { self.head(stream) } else { Ok(None) }
-    }
-
-    /// To be told of a stream before its first event is written.
-    pub(super) fn begins(&self, stream: &StreamId) {
-        self.streams.add(&head_key(stream));
+        self.heads.get(stream)
     }
 
     /// The event at a position, if there is one.

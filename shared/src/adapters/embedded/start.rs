@@ -115,7 +115,9 @@ pub(super) fn open(folder: &Path) -> Result<Opened, StartError> {
 }
 
 fn engine(events: &Path) -> Result<Engine, StartError> {
-    Engine::open(events).map_err(|source| StartError::Engine { folder: events.into(), source })
+    let engine = Engine::open(events).map_err(|source| StartError::Engine { folder: events.into(), source })?;
+    engine.take_up_heads()?;
+    Ok(engine)
 }
 
 fn acknowledged(folder: &Path) -> Result<Option<u64>, StartError> {
@@ -257,6 +259,7 @@ pub fn repair(folder: &Path) -> Result<RepairReport, StartError> {
         return Ok(report);
     }
     let lost: u64 = report.gaps.iter().map(|gap| gap.last - gap.first + 1).sum();
+    mended.mend_heads(beyond(mended.group()?, &losses.gaps()) + 1)?;
     let end = mended.last_position()?.0.max(losses.position);
     losses.position = end.saturating_add((lost + 1).saturating_mul(GROUP_EVENTS)).min(Position::MAX.0 / 2);
     drop(mended);

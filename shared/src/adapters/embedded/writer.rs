@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::ahead::{Ahead, ROW_BYTES};
-use super::engine::{Engine, GROUP_KEY, Head, StoredOutcome, expiry_key, head_key, index_key};
+use super::engine::{Engine, GROUP_KEY, Head, StoredOutcome, expiry_key, index_key};
 use super::events::Shared;
 use super::inbox::Until;
 use super::watermark::Watermark;
@@ -155,9 +155,11 @@ struct Prepared {
     engine: Arc<Engine>,
     batch: Rows,
     events: Vec<RecordedEvent>,
+    /// Where its streams end with it.
+    heads: Vec<(StreamId, Head)>,
     next: Position,
     answers: Vec<Answer>,
-    /// How many appends it is, for the counters.
+    /// How many appends it is.
     appends: usize,
 }
 
@@ -290,7 +292,8 @@ impl Writer {
         let Group { engine, batch, events, next, answers, appends, added, again, .. } = group;
         self.next = next;
         self.again.extend(again);
-        let group = Prepared { engine, batch, events, next, answers, appends };
+        let heads = added.heads.iter().map(|(stream, head)| (stream.clone(), *head)).collect();
+        let group = Prepared { engine, batch, events, heads, next, answers, appends };
         if small {
             let ended = self.committer.lock().finish(group);
             return self.ended(&ended);
@@ -405,7 +408,8 @@ impl Writer {
             }
         }
         let next = Position(self.shared.durable.get() + 1);
-        let swept = Prepared { engine, batch, events: Vec::new(), next, answers: Vec::new(), appends: 0 };
+        let (events, heads, answers) = (Vec::new(), Vec::new(), Vec::new());
+        let swept = Prepared { engine, batch, events, heads, next, answers, appends: 0 };
         let swept = self.committer.lock().finish(swept);
         if swept.is_err() {
             // An open group holds the database, too, and must go before it is opened again.
@@ -416,25 +420,25 @@ impl Writer {
 
 impl Committer {
     /// Makes a group durable and answers it.
-    fn finish(&mut self, group: Prepared) -> Result<(), StoreError> {
-        let Prepared { engine, batch, events, next, answers, appends } = group;
-        let durable = self.commit(&engine, batch, events, next, appends);
-        drop(engine);
+    fn finish(&mut self, mut group: Prepared) -> Result<(), StoreError> {
+        let answers = std::mem::take(&mut group.answers);
+        let durable = self.commit(group);
         answer(answers, &durable);
         durable
     }
 
     /// Makes a group durable and then visible.
-    fn commit(
-        &mut self,
-        engine: &Engine,
-        mut rows: Rows,
-        events: Vec<RecordedEvent>,
-        next: Position,
-        appends: usize,
-    ) -> Result<(), StoreError> {
+    fn commit(&mut self, group: Prepared) -> Result<(), StoreError> {
+        let Prepared { engine, batch: mut rows, events, heads, next, appends, .. } = group;
         if rows.batch.is_empty() {
             return Ok(());
+        }
+        let carry = engine.heads.carry(appends, Position(self.shared.durable.get()));
+        for (key, row) in &carry.rows {
+            rows.insert(engine.heads.rows(), *key, row.as_slice());
+        }
+        for (key, value) in carry.note.iter().flat_map(|carried| Engine::note(self.shared.id, *carried)) {
+            rows.insert(&engine.meta, key, value);
         }
         let group = self.group + 1;
         rows.insert(&engine.meta, GROUP_KEY, group.to_be_bytes());
@@ -452,6 +456,7 @@ impl Committer {
             return Err(unknown(Arc::new(error)));
         }
         self.shared.options.metrics.group(appends, begun.elapsed());
+        engine.heads.stored(carry, heads);
         self.shared.tail.push(events);
         self.shared.durable.advance(next.0 - 1);
         Ok(())
@@ -600,7 +605,7 @@ impl Group {
     }
 
     fn head(&self, stream: &StreamId) -> Result<Option<Head>, StoreError> {
-        self.unstored(stream).map_or_else(|| self.engine.head_before_append(stream), |head| Ok(Some(head)))
+        self.unstored(stream).map_or_else(|| self.engine.heads.get_before_append(stream), |head| Ok(Some(head)))
     }
 
     fn append(
@@ -614,7 +619,7 @@ impl Group {
             return self.repeated(stream, head, expected, &events);
         }
         if head.is_none() {
-            self.engine.begins(stream);
+            self.engine.heads.begins(stream);
         }
         let first = expected.first_new();
         let mut positions = Vec::with_capacity(events.len());
@@ -633,7 +638,6 @@ impl Group {
             self.next.0 += 1;
         }
         if let Some(head) = head {
-            self.batch.insert(&self.engine.heads, head_key(stream), head.to_bytes(stream));
             self.added.heads.insert(stream.clone(), head);
         }
         Ok(Appended { first, positions })
