@@ -79,9 +79,9 @@ impl Side {
 }
 
 /// Events of later versions, and damaged ones.
-fn unreadable(kind: &str) -> [NewEvent; 4] {
+fn unreadable(kind: &'static str) -> [NewEvent; 4] {
     let metadata = |schema| Metadata { schema, recorded_at: Timestamp::from_micros(4_000_000_000_000_000) };
-    let event = |kind: &str, data: &'static str, metadata| NewEvent {
+    let event = |kind: &'static str, data: &'static str, metadata| NewEvent {
         id: Uuid::new_v4(),
         kind: kind.into(),
         data: data.into(),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::outcome::Happened;
 use super::refusal::Refusal;
-use super::stream::{Metadata, NewEvent, Position, RecordedEvent, Revision, StreamId};
+use super::stream::{Metadata, NewEvent, Position, RecordedEvent, Revision, Subject};
 use super::time::Timestamp;
 
 /// The longest key, in bytes.
@@ -337,7 +337,7 @@ impl AnswerEvent {
         check_schema(metadata, SCHEMA)?;
         let AnswerData { key, value } = serde_json::from_slice(data)?;
         let key = Key::from_stored(&key);
-        if StreamId::of_answer(&key) != recorded.stream {
+        if recorded.stream.subject() != Some(Subject::Answer(key.as_str())) {
             return Err(UnreadableEvent::Stream(key.to_string()));
         }
         Ok(match kind {
@@ -404,6 +404,7 @@ pub fn evolve(kind: Happened, last: LastEvent) -> AnswerState {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stream::StreamId;
     use super::*;
 
     fn key() -> Key {

@@ -131,12 +131,12 @@ const DELETED: &str = "LogEventDeleted";
 const REGISTERED: &str = "SessionRegistered";
 const REJECTED: &str = "LogEventRejected";
 
-fn new_event(id: Uuid, kind: &str, data: &impl Serialize, recorded_at: Timestamp) -> NewEvent {
+fn new_event(id: Uuid, kind: &'static str, data: &impl Serialize, recorded_at: Timestamp) -> NewEvent {
     let data = serde_json::to_vec(data).expect("texts, numbers and JSON are always JSON");
     of_bytes(id, kind, data.into(), recorded_at)
 }
 
-fn of_bytes(id: Uuid, kind: &str, data: Bytes, recorded_at: Timestamp) -> NewEvent {
+fn of_bytes(id: Uuid, kind: &'static str, data: Bytes, recorded_at: Timestamp) -> NewEvent {
     NewEvent { id, kind: kind.into(), data, metadata: Metadata { schema: SCHEMA, recorded_at } }
 }
 

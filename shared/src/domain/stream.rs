@@ -1,6 +1,6 @@
 //! Streams of events: their names, places in them and places in the whole log.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub struct StreamId(Arc<str>);
 impl StreamId {
     /// The stream of the answer with this key: `answer-<key>`.
     pub fn of_answer(key: &Key) -> Self {
-        Self([ANSWER_PREFIX, key.as_str()].concat().into())
+        Self::named(ANSWER_PREFIX, key.as_str())
     }
 
     /// The stream of a log event: `event-<uuid>`.
@@ -44,7 +44,19 @@ impl StreamId {
 
     fn of_uuid(prefix: &str, id: Uuid) -> Self {
         let mut text = Uuid::encode_buffer();
-        Self([prefix, id.hyphenated().encode_lower(&mut text)].concat().into())
+        Self::named(prefix, id.hyphenated().encode_lower(&mut text))
+    }
+
+    /// Short names are put together where they cost no allocation.
+    fn named(prefix: &str, rest: &str) -> Self {
+        let mut short = [0; 128];
+        let name = short.get_mut(..prefix.len() + rest.len()).and_then(|name| {
+            let (front, back) = name.split_at_mut(prefix.len());
+            front.copy_from_slice(prefix.as_bytes());
+            back.copy_from_slice(rest.as_bytes());
+            std::str::from_utf8(name).ok()
+        });
+        Self(name.map_or_else(|| [prefix, rest].concat().into(), Arc::from))
     }
 
     /// Whose events the stream holds; none if it is no stream of ours.
@@ -187,7 +199,7 @@ pub struct NewEvent {
     /// is the same append.
     pub id: Uuid,
     /// Its type, such as `AnswerCreatedEvent`.
-    pub kind: Arc<str>,
+    pub kind: Cow<'static, str>,
     /// What it says, a JSON object.
     pub data: Bytes,
     /// What is kept beside.

@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 
-use super::headers::{EVENT_POSITION, PARKED, etag};
+use super::headers::{EVENT_POSITION, PARKED, etag, number};
 use crate::domain::stream::{Position, Revision};
 
 /// The media type of nearly everything.
@@ -39,7 +39,7 @@ pub fn with(status: StatusCode, content_type: Option<HeaderValue>, body: Body, t
         headers.insert(header::ETAG, etag(revision));
     }
     if let Some(position) = tell.position {
-        headers.insert(EVENT_POSITION, HeaderValue::from(position.0));
+        headers.insert(EVENT_POSITION, number(position.0));
     }
     response
 }

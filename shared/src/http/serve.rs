@@ -18,7 +18,6 @@ use axum::body::{Body, HttpBody};
 use axum::extract::MatchedPath;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::BytesMut;
 use futures::FutureExt;
 use futures::task::AtomicWaker;
 use hyper::body::Incoming;
@@ -37,7 +36,7 @@ use tower_service::Service as _;
 use super::elsewhere::{self, Layout};
 use super::error::{ApiError, Problem, problem_json};
 use super::guard::Guard;
-use super::headers::{EVENT_POSITION, REQUEST_ID, accepts, put_number};
+use super::headers::{EVENT_POSITION, REQUEST_ID, accepts, value};
 use super::lifecycle::Lifecycle;
 use super::routes::called;
 use crate::config::Listen;
@@ -74,8 +73,9 @@ pub struct Server {
 /// What each thread has for itself, so that requests do not meet over it.
 #[derive(Default)]
 struct Local {
-    /// How the names of its requests begin.
-    thread: Option<String>,
+    /// The name of its last request, and how much of that all of them have.
+    id: Vec<u8>,
+    prefix: usize,
     requests: u64,
     /// Of each method, route and status that has been met.
     histograms: Vec<((&'static str, String, u16), Histogram)>,
@@ -90,13 +90,14 @@ static THREADS: AtomicU64 = AtomicU64::new(0);
 impl Local {
     /// A name for a request that came without one.
     fn next_id(&mut self, boot: &str) -> HeaderValue {
-        let thread = || format!("{boot}-{}-", THREADS.fetch_add(1, Ordering::Relaxed));
-        let thread = self.thread.get_or_insert_with(thread);
+        if self.id.is_empty() {
+            self.id = format!("{boot}-{}-", THREADS.fetch_add(1, Ordering::Relaxed)).into();
+            self.prefix = self.id.len();
+        }
         self.requests += 1;
-        let mut id = BytesMut::with_capacity(thread.len() + 20);
-        id.extend_from_slice(thread.as_bytes());
-        put_number(&mut id, self.requests);
-        HeaderValue::from_maybe_shared(id.freeze()).expect("digits and dashes are a header value")
+        self.id.truncate(self.prefix);
+        self.id.extend_from_slice(itoa::Buffer::new().format(self.requests).as_bytes());
+        value(&self.id)
     }
 
     fn observe(&mut self, metrics: &Metrics, method: &'static str, route: &str, status: StatusCode, took: Duration) {

@@ -5,7 +5,7 @@ pub mod shapes;
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::history::{Detail, ElementJson, EventDetail};
@@ -36,12 +36,20 @@ impl BadBody {
 /// The members that commands have in their bodies.
 #[derive(Deserialize, Default)]
 pub struct AnswerBody<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "text")]
     op: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "text")]
     key: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "text")]
     value: Option<Cow<'a, str>>,
+}
+
+/// A text as it lies in the body, unless something in it is escaped: of an `Option<Cow<str>>`
+/// serde always makes a copy.
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    Ok(Option::<Text>::deserialize(from)?.map(|Text(text)| text))
 }
 
 impl<'a> AnswerBody<'a> {

@@ -79,7 +79,7 @@ fn recorded(stream: StreamId, event: NewEvent) -> RecordedEvent {
     RecordedEvent { position: Position(7), stream, revision: Revision(3), event }
 }
 
-fn stored(kind: &str, data: &str) -> NewEvent {
+fn stored(kind: &'static str, data: &str) -> NewEvent {
     let metadata = serde_json::from_str(r#"{"schema":1,"recorded_at":"2023-11-14T22:13:20.000001Z"}"#).unwrap();
     NewEvent { id: ID, kind: kind.into(), data: data.to_owned().into(), metadata }
 }

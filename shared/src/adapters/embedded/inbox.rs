@@ -113,7 +113,8 @@ impl Inbox {
         waiting.asleep_until = 0;
         let take = waiting.jobs.len().min(most);
         let jobs = if take == waiting.jobs.len() {
-            std::mem::take(&mut waiting.jobs)
+            // As many are likely to come next, and need not grow a queue for it.
+            std::mem::replace(&mut waiting.jobs, VecDeque::with_capacity(take))
         } else {
             waiting.jobs.drain(..take).collect()
         };

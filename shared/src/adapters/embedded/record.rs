@@ -9,6 +9,8 @@ use crate::ports::StoreError;
 
 /// The first byte of every record.
 const FORMAT: u8 = 1;
+/// What metadata takes, about.
+const METADATA: usize = 64;
 
 /// A stored record that does not read as one.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +27,8 @@ enum BadRecord {
 
 /// The bytes of an event at its place.
 pub(super) fn encode(stream: &StreamId, revision: Revision, event: &NewEvent, position: Position) -> Vec<u8> {
-    let metadata = serde_json::to_vec(&event.metadata).expect("metadata is always JSON");
     let name = stream.as_str().as_bytes();
-    let length = 1 + 16 + 8 + 2 + name.len() + 1 + event.kind.len() + 4 + metadata.len() + event.data.len() + 4;
+    let length = 1 + 16 + 8 + 2 + name.len() + 1 + event.kind.len() + 4 + METADATA + event.data.len() + 4;
     let mut bytes = Vec::with_capacity(length);
     bytes.put_u8(FORMAT);
     bytes.put_slice(event.id.as_bytes());
@@ -36,8 +37,11 @@ pub(super) fn encode(stream: &StreamId, revision: Revision, event: &NewEvent, po
     bytes.put_slice(name);
     bytes.put_u8(u8::try_from(event.kind.len()).expect("an event type's name is short"));
     bytes.put_slice(event.kind.as_bytes());
-    bytes.put_u32(u32::try_from(metadata.len()).expect("metadata is small"));
-    bytes.put_slice(&metadata);
+    let at = bytes.len();
+    bytes.put_u32(0);
+    serde_json::to_writer(&mut bytes, &event.metadata).expect("metadata is always JSON");
+    let metadata = u32::try_from(bytes.len() - at - 4).expect("metadata is small");
+    bytes[at..at + 4].copy_from_slice(&metadata.to_be_bytes());
     bytes.put_slice(&event.data);
     let checksum = checksum(position, &bytes);
     bytes.put_u32(checksum);
@@ -64,7 +68,7 @@ fn parse(position: Position, mut bytes: Bytes) -> Result<RecordedEvent, BadRecor
     let length = take(&mut bytes, 2)?.get_u16();
     let stream = StreamId::from_stored(std::str::from_utf8(&take(&mut bytes, length.into())?)?);
     let length = take(&mut bytes, 1)?.get_u8();
-    let kind = std::str::from_utf8(&take(&mut bytes, length.into())?)?.into();
+    let kind = std::str::from_utf8(&take(&mut bytes, length.into())?)?.to_owned().into();
     let length = take(&mut bytes, 4)?.get_u32();
     let metadata = serde_json::from_slice(&take(&mut bytes, length as usize)?).unwrap_or(Metadata::UNREADABLE);
     Ok(RecordedEvent { position, stream, revision, event: NewEvent { id, kind, data: bytes, metadata } })

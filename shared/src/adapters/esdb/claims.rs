@@ -241,7 +241,7 @@ fn stream_of(key: &IdempotencyKey) -> StreamId {
     StreamId::from_stored(&format!("{PREFIX}{}", hex(&Sha256::digest(key.to_bytes()))))
 }
 
-fn record(claim: &Claim, kind: &str, what: &impl Serialize) -> Result<[NewEvent; 1], StoreError> {
+fn record(claim: &Claim, kind: &'static str, what: &impl Serialize) -> Result<[NewEvent; 1], StoreError> {
     let data = serde_json::to_vec(what).map_err(not_json)?;
     let metadata = Metadata { schema: SCHEMA, recorded_at: claim.at };
     Ok([NewEvent { id: Uuid::new_v4(), kind: kind.into(), data: data.into(), metadata }])
