@@ -191,7 +191,10 @@ impl Engine {
                 None => batch.remove(self.heads.rows(), key),
             }
         }
-        batch.insert(&self.meta, HEADS_KEY, Position::START.0.to_be_bytes());
+        let id = self.log_id()?.ok_or_else(|| missing("the log's id".into()))?;
+        for (key, value) in Self::note(id, Position::START) {
+            batch.insert(&self.meta, key, value);
+        }
         batch.insert(&self.meta, GROUP_KEY, group.to_be_bytes());
         batch.commit().map_err(failed)
     }
