@@ -409,6 +409,21 @@ mod tests {
     }
 
     #[test]
+    fn logs_of_older_formats_are_read_and_of_newer_ones_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let engine = Engine::open(folder.path()).expect("opened");
+        let id = LogId(Uuid::from_u128(7));
+        assert_eq!(engine.log_id().expect("readable"), None);
+        engine.name(id).expect("named");
+        assert_eq!(engine.log_id().expect("readable"), Some(id));
+        engine.meta.insert(LOG_ID_KEY, id.0.as_bytes()).expect("inserted");
+        assert_eq!(engine.log_id().expect("readable"), Some(id));
+        engine.meta.insert(LOG_ID_KEY, [&[3], id.0.as_bytes().as_slice()].concat()).expect("inserted");
+        let error = engine.log_id().expect_err("refused").to_string();
+        assert!(error.contains("format 3 is unknown"), "{error}");
+    }
+
+    #[test]
     fn a_head_reads_as_it_was_written() {
         let head = Head { revision: Revision(1), position: Position(2), first: Position(3) };
         let (stream, other) = (StreamId::from_stored("answer-a"), StreamId::from_stored("answer-b"));
