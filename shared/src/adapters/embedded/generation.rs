@@ -19,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{JoinHandle, ThreadId};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -51,9 +51,7 @@ const ADMITTED: u32 = 8;
 const LOOK_AT_CACHE: u32 = 1_024;
 /// Page cache of the writing connection and of each reading one, in KiB.
 const WRITER_CACHE_KIB: i64 = 64 * 1024;
-/// Enough for what is above the leaves with millions of rows; more would only push that out
-/// of the processor's caches.
-const READER_CACHE_KIB: i64 = 8 * 1024;
+const READER_CACHE_KIB: i64 = 32 * 1024;
 /// Reading connections that are kept open.
 const READERS: usize = 4;
 /// Files up to this size are checked whole before the start, larger ones behind it.
@@ -109,7 +107,6 @@ const REBUILDING: StoreError =
 thread_local! {
     /// Reads of this thread.
     static READS: Cell<u32> = const { Cell::new(0) };
-    static THREAD: ThreadId = std::thread::current().id();
 }
 
 /// One generation. Whoever reads it holds the `Arc` around it, its threads do not.
@@ -173,8 +170,6 @@ struct Reader {
     /// Since which write it holds its view of the file: to take and give back the
     /// locks of one costs more than to find a row.
     holds: Option<u64>,
-    /// Who used it last.
-    thread: ThreadId,
 }
 
 impl Reader {
@@ -711,15 +706,14 @@ impl Inner {
     /// views, and is told as a store that does not answer yet.
     fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let now = self.edition.load(Ordering::Acquire);
-        let thread = THREAD.with(|thread| *thread);
-        let mut reader = match self.take_reader(thread).filter(|reader| reader.edition == now) {
+        let pooled = self.readers.lock().pop().filter(|reader| reader.edition == now);
+        let mut reader = match pooled {
             Some(reader) => reader,
             None => {
                 let connection = connect(&self.place.path, READER_CACHE_KIB).map_err(failed)?;
-                Reader { connection, edition: now, holds: None, thread }
+                Reader { connection, edition: now, holds: None }
             }
         };
-        reader.thread = thread;
         reader.hold(self.writes.load(Ordering::Acquire)).map_err(failed)?;
         match read(&reader.connection) {
             Err(error @ StoreError::Corrupt { .. }) => {
@@ -732,15 +726,6 @@ impl Inner {
                 result
             }
         }
-    }
-
-    /// A connection from the pool, if there is one; rather the one that this thread used
-    /// last, for its pages are in the cache of this thread's processor.
-    fn take_reader(&self, thread: ThreadId) -> Option<Reader> {
-        let mut readers = self.readers.lock();
-        let last = readers.len().checked_sub(1)?;
-        let at = readers.iter().rposition(|reader| reader.thread == thread).unwrap_or(last);
-        Some(readers.swap_remove(at))
     }
 
     fn give_back(&self, mut reader: Reader, edition: u64) {
