@@ -199,7 +199,7 @@ impl TestApp {
         self.call_at(self.operators(), "GET", "/rebuild").send().await.status(200).json()
     }
 
-    async fn is_rebuilt(&self) -> Value {
+    pub(crate) async fn is_rebuilt(&self) -> Value {
         let begun = Instant::now();
         loop {
             let state = self.rebuild_state().await;
